@@ -1,0 +1,51 @@
+# Two commands:
+#   make demo    photographs of generated parts -> trained, INT8-calibrated detector -> inspected frames, latency, report
+#   make test    lint, types, architecture and tests
+#
+# `make demo PHOTOS=photos/bottle FRAMES=frames` does the same for your own part.
+
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+DEMO    ?= demo
+PHOTOS  ?= $(DEMO)/photos
+FRAMES  ?= $(DEMO)/photos/frames
+MINUTES ?= 2.5
+
+.PHONY: demo test lint types tests install clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt --config-settings editable_mode=strict -e '.[dev]'
+	touch $@
+
+demo: install
+	test -d $(PHOTOS) || $(BIN)/python -m segrd_edge.training.demo_parts $(PHOTOS)
+	rm -rf $(DEMO)/run
+	$(BIN)/segrd-train $(PHOTOS) --out $(DEMO)/run --minutes $(MINUTES) --option head_width=128 --option head_fusion_kernel=1
+	$(BIN)/segrd-export $(DEMO)/run --int8 --out $(DEMO)/part.segrd
+	$(BIN)/segrd-inspect $(DEMO)/part.segrd $(FRAMES) --out $(DEMO)/results --force || test $$? -eq 1
+	$(BIN)/segrd-bench $(DEMO)/part.segrd --html $(DEMO)/latency.html
+	@echo
+	@echo "Open $(DEMO)/part.html (the detector) and $(DEMO)/latency.html; the inspected frames are in $(DEMO)/results."
+
+test: lint types tests
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd tests && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
+
+# From the tests folder, because in the root Python finds segrd_edge/ itself before the installed package.
+types: install
+	cd tests && ../$(BIN)/mypy --config-file ../pyproject.toml -p segrd_edge
+
+tests: install
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build *.egg-info $(DEMO)

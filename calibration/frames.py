@@ -1,0 +1,81 @@
+"""Which images calibrate: good ones, and good ones with synthetic defects.
+
+Activations on defects are the ones that must not be clipped, and good images do not show them. Real defect images are for testing
+and never used here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from segrd_edge.errors import OptionError
+from segrd_edge.frames import read_frame
+from segrd_edge.preprocess import Preprocess
+from segrd_edge.training.data import file_sha256
+from segrd_edge.training.synthesis import Image, PerlinDefects, SelfTextures, TextureFolder, foreground_mask
+
+DEFAULT_COUNT = 64
+_STREAM = 7  # keeps this generator apart from those of training with the same seed
+_ATTEMPTS = 8  # about one mask in twenty comes out empty
+
+
+@dataclass(frozen=True)
+class CalibrationFrame:
+    """One calibration frame at network size, and what is written about it into the manifest."""
+
+    image_bgr_u8: Image  # h×w×3
+    path: Path
+    sha256: str  # of the file; a synthetic defect is a function of file, seed and position
+    kind: Literal["good", "synthetic"]
+
+
+def choose_frames(
+    photos: Sequence[Path],
+    preprocess: Preprocess,
+    *,
+    count: int = DEFAULT_COUNT,
+    seed: int = 0,
+    textures: str | Path | None = None,
+) -> list[CalibrationFrame]:
+    """Seeded choice of `count` frames: good ones and synthetic defects in turn, different photographs while they last.
+
+    Args:
+        photos: photographs of good parts, best those that trained (the held-out ones set the threshold).
+        textures: folder for synthetic defects; None cuts them from the chosen photographs.
+
+    Raises:
+        OptionError: no photographs, or fewer than two frames asked for.
+    """
+    if count < 2 or not photos:
+        raise OptionError(
+            f"{count} calibration frames from {len(photos)} photographs",
+            expected="at least 2 frames, one good and one with a synthetic defect, and at least 1 photograph",
+        )
+    rng = np.random.default_rng([seed, _STREAM])
+    chosen = [photos[i] for i in rng.permutation(len(photos))[:count]]
+    images = {path: preprocess.resize(read_frame(path, value_range=preprocess.value_range)) for path in chosen}
+    sums = {path: file_sha256(path) for path in chosen}
+    defects = PerlinDefects(TextureFolder(textures) if textures else SelfTextures(list(images.values())))
+    frames = []
+    for k in range(count):
+        path = chosen[k % len(chosen)]
+        if k % 2:
+            image = _with_defect(images[path], defects, np.random.default_rng([seed, _STREAM, k]))
+            frames.append(CalibrationFrame(image, path, sums[path], "synthetic"))
+        else:
+            frames.append(CalibrationFrame(images[path], path, sums[path], "good"))
+    return frames
+
+
+def _with_defect(image: Image, defects: PerlinDefects, rng: np.random.Generator) -> Image:
+    foreground = foreground_mask(image)
+    for _ in range(_ATTEMPTS):
+        corrupted, mask = defects(image, rng, foreground)
+        if mask.any():
+            break
+    return corrupted

@@ -1,0 +1,63 @@
+"""The engines that can run a deploy graph on this machine.
+
+Adding one is a file with an `Engine` subclass and a line in `ENGINES`; nothing else asks which engine it has.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from ..errors import EngineError
+from .base import Engine, EngineOutput
+
+# Name → "module:class", in the order in which "auto" tries them: the fastest measured comes first. OpenVINO runs the
+# INT8 graph at the processor's limit; ONNX Runtime runs it slower than fp32 (benchmarks/results).
+ENGINES: dict[str, str] = {
+    "openvino": "segrd_edge.engines.openvino:OpenVinoEngine",
+    "onnxruntime": "segrd_edge.engines.onnxruntime:OnnxRuntimeEngine",
+}
+
+__all__ = ["ENGINES", "Engine", "EngineOutput", "available", "create", "engine_class"]
+
+
+def available() -> list[str]:
+    """Names of the engines whose package is installed, fastest first. Nothing is loaded to find out."""
+    return [name for name in ENGINES if engine_class(name).is_available()]
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class behind an engine's name; "auto" is the first of `available()`.
+
+    Raises:
+        EngineError: an unknown name, or "auto" where no engine is installed.
+    """
+    if name == "auto":
+        name = _first_available()
+    if name not in ENGINES:
+        raise EngineError(f"unknown engine {name!r}", expected="auto, " + ", ".join(ENGINES), fix="name one of these")
+    module, _, attribute = ENGINES[name].partition(":")
+    found: type[Engine] = getattr(import_module(module), attribute)
+    return found
+
+
+def create(name: str, graph: bytes, threads: int | None = None) -> Engine:
+    """Load `graph` (a serialised ONNX deploy graph) into the engine called `name`, or "auto".
+
+    Args:
+        threads: processor threads of one run; None leaves the choice to the engine (all physical cores).
+
+    Raises:
+        EngineError: unknown or missing engine, or a graph that it cannot run.
+    """
+    return engine_class(name)(graph, threads=threads)
+
+
+def _first_available() -> str:
+    names = available()
+    if not names:
+        raise EngineError(
+            "no engine is installed",
+            expected="one of " + ", ".join(ENGINES),
+            fix="pip install 'segrd-edge[openvino]', or pip install onnxruntime",
+        )
+    return names[0]

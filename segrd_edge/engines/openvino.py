@@ -1,0 +1,70 @@
+"""OpenVINO on the CPU: the fastest engine measured for INT8, and level with the best for fp32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .base import Engine, EngineOutput, Port, Ports
+
+_DTYPES = {"u8": "uint8", "f32": "float32"}
+
+
+class OpenVinoEngine(Engine):
+    """One infer request, created once, with the input bound once. The map of a run IS OVERWRITTEN BY THE NEXT RUN."""
+
+    name = "openvino"
+    package = "openvino"
+    install = "pip install 'segrd-edge[openvino]'"
+    int8_is_faster = True
+
+    def _load(self, graph: bytes, threads: int | None) -> Ports:
+        import openvino
+
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            # Processors with AMX or fp16 arithmetic would otherwise round float layers to bfloat16 or fp16, and a
+            # threshold chosen on one machine would not hold on another.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(graph), "CPU", options)
+            self._request: Any = compiled.create_infer_request()
+        except RuntimeError as error:
+            raise self._graph_error("load", error) from error
+        return Ports(_ports(compiled.inputs), _ports(compiled.outputs))
+
+    def _allocate(self) -> None:
+        import openvino
+
+        self._image = np.empty((1, *self.size_hw, 3), np.uint8)
+        self._request.set_tensor("image", openvino.Tensor(self._image, shared_memory=True))
+        self._score = self._request.get_tensor("score").data
+        self._map = self._request.get_tensor("anomaly_map").data
+
+    def _run(self, image: npt.NDArray[np.uint8]) -> EngineOutput:
+        np.copyto(self._image, image)
+        try:
+            self._request.infer()
+        except RuntimeError as error:
+            raise self._graph_error("run", error) from error
+        return EngineOutput(float(self._score[0]), self._map[0])
+
+    def _unload(self) -> None:
+        del self._score, self._map  # views into the request's memory go before the request
+        del self._request
+
+
+def _ports(nodes: list[Any]) -> dict[str, Port]:
+    return {node.get_any_name(): _port(node) for node in nodes}
+
+
+def _port(node: Any) -> Port:
+    dtype = node.element_type.get_type_name()
+    shape = tuple(size.get_length() if size.is_static else -1 for size in node.partial_shape)
+    return Port(_DTYPES.get(dtype, dtype), shape)

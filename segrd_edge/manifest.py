@@ -1,0 +1,179 @@
+"""What a bundle says about itself: schema version 1, checked by pydantic when it is written and when it is opened."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from .mapspec import MapSpec
+from .preprocess import Preprocess
+
+SCHEMA_VERSION: Literal[1] = 1
+Precision = Literal["fp32", "fp16", "int8", "mixed"]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the file, lower-case hex")]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    """Unknown fields are errors, values cannot change, and NaN or infinity is never written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TeacherRecord(Record):
+    name: str = Field(description="name or file name of the teacher's weights")
+    sha256: Sha256
+
+
+class TrainingRecord(Record):
+    steps: Count = Field(description="optimiser steps, all phases together")
+    seed: int
+    batch: int = Field(ge=1, description="images per step")
+    minutes: float | None = Field(ge=0, description="wall-clock minutes of training, where known")
+    images: Count = Field(description="good images trained on")
+
+
+class ModelRecord(Record):
+    name: str = Field(description="name in the model registry, for example destseg")
+    backbone: str
+    teacher: TeacherRecord | None
+    parameters: Count = Field(description="number of weights in the exported graph")
+    gmacs: float | None = Field(default=None, ge=0, description="10⁹ multiply-accumulates per image")
+    training: TrainingRecord
+
+
+class ConformalRecord(Record):
+    """The distribution-free bound: what the number of good images can guarantee."""
+
+    value: float | None = Field(description="threshold; None where there are too few good images")
+    guaranteed_rate: Rate = Field(description="false rejects at `value`, or the least that this many images guarantee")
+    needed: Count = Field(description="good images needed for the requested rate")
+
+
+class TailRecord(Record):
+    """The practical estimate: a tail fitted to the logits of the good scores."""
+
+    value: float
+    method: str
+    exceedances: Count = Field(description="scores that the fit sees")
+    shape: float
+    scale: float = Field(description="in logits")
+
+
+class HistogramRecord(Record):
+    edges: list[float] = Field(description="anomaly scores between the bins, one more than bins")
+    good: list[Count] = Field(description="good images per bin")
+    defect: list[Count] | None = Field(default=None, description="defective images per bin, where given")
+
+    @model_validator(mode="after")
+    def _edges_enclose_bins(self) -> HistogramRecord:
+        for counts in (self.good, self.defect):
+            if counts is not None and len(self.edges) != len(counts) + 1:
+                raise ValueError(f"{len(counts)} bins need {len(counts) + 1} edges, not {len(self.edges)}")
+        return self
+
+
+class ThresholdRecord(Record):
+    """As `training.threshold.Threshold.to_dict()` gives it."""
+
+    value: float = Field(description="anomaly score at or above which a frame is a defect")
+    rule: Literal["conformal", "tail"] = Field(description="which of the two estimates `value` is")
+    false_reject: Rate = Field(description="requested rate of good parts called defective")
+    n_good: Count = Field(description="held-out good images that the estimates rest on")
+    conformal: ConformalRecord
+    tail: TailRecord | None
+    escape_rate: Rate | None = Field(default=None, description="share of given defective images below `value`")
+    n_defect: Count = Field(default=0, description="defective images given, only to state the escape rate")
+    histogram: HistogramRecord
+    statement: str = Field(default="", description="the same in a sentence")
+
+
+class GraphRecord(Record):
+    file: str = Field(description="member of the bundle, for example graphs/int8.onnx")
+    opset: int = Field(ge=1)
+    parity: dict[str, float] | None = Field(
+        default=None, description="largest absolute difference from the torch model, by output"
+    )
+    threshold: ThresholdRecord
+    metrics: dict[str, JsonValue] | None = Field(default=None, description="metrics on the test images")
+
+
+class CalibrationFrame(Record):
+    file: str
+    sha256: Sha256
+    kind: Literal["good", "synthetic"] = Field(description="synthetic: a good image with a generated defect")
+
+
+class LeftFloat(Record):
+    node: str
+    reason: str
+
+
+class CalibrationRecord(Record):
+    method: str = Field(description="how ranges became scales, for example percentile")
+    percentile: float | None = Field(default=None, gt=0, le=100)
+    frames: list[CalibrationFrame]
+    quantised: list[str] = Field(description="nodes that run in INT8")
+    left_float: list[LeftFloat]
+
+
+class GoldenRecord(Record):
+    file: str
+    count: int = Field(ge=1, description="network images stored with the outputs they must give")
+
+
+class Manifest(Record):
+    """manifest.json of a bundle."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    product: str = Field(description="name of the part that is inspected")
+    created: AwareDatetime = Field(description="when the bundle was exported, UTC")
+    segrd_edge_version: str
+    model: ModelRecord
+    data: dict[str, JsonValue] = Field(description="what the data set held: image counts by kind")
+    preprocess: dict[str, Any] = Field(description="segrd_edge.Preprocess.to_dict()")
+    map_spec: dict[str, Any] = Field(description="segrd_edge.mapspec.MapSpec.to_dict()")
+    graphs: dict[Precision, GraphRecord] = Field(min_length=1)
+    default_precision: Precision
+    calibration: CalibrationRecord | None = Field(default=None, description="present when there is an INT8 graph")
+    golden: GoldenRecord
+
+    @field_validator("created")
+    @classmethod
+    def _in_utc(cls, created: datetime) -> datetime:
+        offset = created.utcoffset()
+        if offset is None or offset.total_seconds():
+            raise ValueError("must be in UTC: datetime.now(timezone.utc)")
+        return created
+
+    @field_validator("preprocess", mode="before")
+    @classmethod
+    def _is_preprocess(cls, values: Any) -> dict[str, Any]:
+        return _round_trip(Preprocess.from_dict, values)
+
+    @field_validator("map_spec", mode="before")
+    @classmethod
+    def _is_map_spec(cls, values: Any) -> dict[str, Any]:
+        return _round_trip(lambda fields: MapSpec(**fields), values)
+
+    @model_validator(mode="after")
+    def _has_default_graph(self) -> Manifest:
+        if self.default_precision not in self.graphs:
+            raise ValueError(f"default_precision {self.default_precision} has no graph; there is {list(self.graphs)}")
+        return self
+
+    def to_json(self) -> bytes:
+        """The bytes of manifest.json."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+
+def _round_trip(build: Any, values: Any) -> dict[str, Any]:
+    """`values` as the dataclass writes them, refused where the dataclass refuses them."""
+    try:
+        fields: dict[str, Any] = build(values).to_dict()
+    except (TypeError, AttributeError) as error:  # pydantic reports ValueError only
+        raise ValueError(str(error)) from error
+    return fields

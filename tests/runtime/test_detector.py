@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segrd_edge import Bundle, Detector
+from segrd_edge.detector import SELF_TEST_TOLERANCE
+from segrd_edge.engines import ENGINES
+from segrd_edge.errors import EngineError, FrameError, OptionError
+from segrd_edge.preprocess import Preprocess
+
+WHITE_ANOMALY = (215 + 135 + 55) / 3 / 255
+ENGINE = pytest.mark.parametrize("engine", list(ENGINES))
+
+
+@pytest.fixture
+def detector(bundle_path: Path) -> Iterator[Detector]:
+    with Detector(bundle_path, precision="fp32") as opened:
+        yield opened
+
+
+@ENGINE
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_good_and_defect(
+    bundle_path: Path, engine: str, precision: str, good_frame: np.ndarray, defect_frame: np.ndarray
+) -> None:
+    with Detector(bundle_path, engine=engine, precision=precision) as detector:
+        good, defect = detector.inspect(good_frame), detector.inspect(defect_frame)
+        assert (detector.engine, detector.precision) == (engine, precision)
+        assert detector.threshold == {"fp32": 0.3, "int8": 0.32}[precision]
+    assert (good.verdict, good.is_defect, good.score, good.regions) == ("good", False, 0.0, ())
+    assert defect.is_defect
+    assert defect.score == pytest.approx(WHITE_ANOMALY, abs=1e-6 if precision == "fp32" else 0.5 / 127)
+    assert defect.frame_hw == (120, 180)
+    assert defect.anomaly_map.shape == (64, 96)
+    assert defect.map_in_frame().shape == (120, 180)
+    (region,) = defect.regions
+    left, top, width, height = region.box_xywh
+    # The white box is x 60..90, y 30..50; one network pixel is 1.875 frame pixels.
+    assert abs(left - 60) <= 2
+    assert abs(top - 30) <= 2
+    assert abs(left + width - 90) <= 2
+    assert abs(top + height - 50) <= 2
+
+
+def test_auto_takes_int8_only_where_it_is_faster(bundle_path: Path) -> None:
+    with Detector(bundle_path) as fast, Detector(bundle_path, engine="onnxruntime") as portable:
+        assert (fast.engine, fast.precision) == ("openvino", "int8")
+        assert (portable.precision, portable.threshold) == ("fp32", 0.3)
+
+
+def test_timings_add_up(detector: Detector, good_frame: np.ndarray) -> None:
+    timings = detector.inspect(good_frame).timings_ms
+    assert list(timings) == ["preprocess", "engine", "postprocess", "total"]
+    assert all(value > 0 for value in timings.values())
+    assert timings["preprocess"] + timings["engine"] + timings["postprocess"] <= timings["total"]
+
+
+def test_an_inspection_is_json(detector: Detector, defect_frame: np.ndarray) -> None:
+    inspection = detector.inspect(defect_frame)
+    values = json.loads(json.dumps(inspection.to_dict()))
+    assert values["verdict"] == "defect"
+    assert tuple(values["regions"][0]["box_xywh"]) == inspection.regions[0].box_xywh
+
+
+@ENGINE
+def test_results_are_repeatable_and_never_alias(
+    bundle_path: Path, engine: str, good_frame: np.ndarray, defect_frame: np.ndarray
+) -> None:
+    with Detector(bundle_path, engine=engine, precision="fp32") as detector:
+        first = detector.inspect(defect_frame)
+        kept = first.anomaly_map.copy()
+        other = detector.inspect(good_frame)
+        again = detector.inspect(defect_frame)
+        np.testing.assert_array_equal(first.anomaly_map, kept)
+        assert not np.shares_memory(first.anomaly_map, again.anomaly_map)
+        assert not np.shares_memory(first.anomaly_map, other.anomaly_map)
+        np.testing.assert_array_equal(first.anomaly_map, again.anomaly_map)
+        assert (first.score, first.regions) == (again.score, again.regions)
+        first.anomaly_map[:] = 0  # the caller's own: nothing else sees it
+        np.testing.assert_array_equal(detector.inspect(defect_frame).anomaly_map, kept)
+
+
+@ENGINE
+def test_four_threads_get_what_one_gets(bundle_path: Path, engine: str, painter: Callable[..., np.ndarray]) -> None:
+    frames = [painter((90 + i, 140 - i), (3 * i, 2 * i, 10 + i, 12)) for i in range(32)]
+    with Detector(bundle_path, engine=engine, precision="fp32", ignore_mask=None) as detector:
+        serial = [detector.inspect(frame) for frame in frames]
+        with ThreadPoolExecutor(4) as pool:
+            batches = [frames[i : i + 8] for i in range(0, 32, 8)]
+            threaded = [r for batch in pool.map(lambda b: [detector.inspect(f) for f in b], batches) for r in batch]
+    for one, four in zip(serial, threaded, strict=True):
+        assert (one.score, one.verdict, one.regions) == (four.score, four.verdict, four.regions)
+        np.testing.assert_array_equal(one.anomaly_map, four.anomaly_map)
+
+
+def test_threads_with_a_mask_and_changing_frame_sizes(bundle_path: Path, painter: Callable[..., np.ndarray]) -> None:
+    frames = [painter(hw, (0, 0, 20, 20)) for hw in ((60, 90), (120, 180)) * 16]
+    with Detector(bundle_path, precision="fp32", roi_xywh=(0, 0, 40, 40)) as detector:
+        serial = [detector.inspect(frame).score for frame in frames]
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda frame: detector.inspect(frame).score, frames)) == serial
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4), np.uint16),
+        np.zeros((0, 4, 3), np.uint8),
+        "frame.png",
+        None,
+    ],
+)
+def test_refuses_what_is_no_frame(detector: Detector, frame: Any) -> None:
+    with pytest.raises(FrameError) as caught:
+        detector.inspect(frame)
+    assert caught.value.expected
+
+
+def test_layout_and_channel_order_do_not_matter(
+    bundle_path: Path, detector: Detector, defect_frame: np.ndarray
+) -> None:
+    expected = detector.inspect(defect_frame)
+    fortran = np.asfortranarray(defect_frame)
+    padded = np.zeros((130, 200, 3), np.uint8)
+    padded[5:125, 7:187] = defect_frame
+    with Detector(bundle_path, precision="fp32", pixel_order="rgb") as rgb:
+        results = [
+            detector.inspect(fortran),
+            detector.inspect(padded[5:125, 7:187]),
+            detector.inspect(defect_frame[::-1][::-1]),
+            rgb.inspect(defect_frame[..., ::-1]),
+        ]
+    for result in results:
+        assert result.score == expected.score
+        np.testing.assert_array_equal(result.anomaly_map, expected.anomaly_map)
+
+
+def test_16_bit_with_a_stated_range(
+    bundle_path: Path, make_bundle: Callable[..., Path], tmp_path: Path, detector: Detector, defect_frame: np.ndarray
+) -> None:
+    expected = detector.inspect(defect_frame).score
+    deep = defect_frame.astype(np.uint16) * 16
+    with Detector(bundle_path, precision="fp32", value_range=(0, 4080)) as stated:
+        assert stated.inspect(deep).score == expected
+    recorded = Preprocess(size_hw=(64, 96), value_range=(0, 4080)).to_dict()
+    with Detector(make_bundle(tmp_path / "deep.segrd", preprocess=recorded), precision="fp32") as from_bundle:
+        assert from_bundle.inspect(deep).score == expected
+
+
+def test_threshold_is_inclusive_and_can_be_given(
+    bundle_path: Path, detector: Detector, defect_frame: np.ndarray
+) -> None:
+    score = detector.inspect(defect_frame).score
+    with Detector(bundle_path, precision="fp32", threshold=score) as at_score:
+        inspection = at_score.inspect(defect_frame)
+        assert inspection.is_defect
+        assert inspection.regions
+    with Detector(bundle_path, precision="fp32", threshold=float(np.nextafter(score, 1))) as above:
+        assert above.inspect(defect_frame).verdict == "good"
+
+
+def test_a_defect_verdict_always_shows_a_region(bundle_path: Path, painter: Callable[..., np.ndarray]) -> None:
+    """A float32 mean of equal values may exceed them by rounding; the region must not be lost to that."""
+    for grey in range(0, 256, 5):
+        frame = np.full((64, 96, 3), grey, np.uint8)
+        with Detector(bundle_path, precision="fp32", engine="onnxruntime") as detector:
+            score = detector.inspect(frame).score
+        with Detector(bundle_path, precision="fp32", engine="onnxruntime", threshold=score) as at_score:
+            assert at_score.inspect(frame).regions
+
+
+@pytest.mark.parametrize(("min_area_px", "verdict"), [(500, "defect"), (700, "good")])
+def test_minimum_area_decides_the_verdict(
+    bundle_path: Path, defect_frame: np.ndarray, min_area_px: float, verdict: str
+) -> None:
+    with Detector(bundle_path, precision="fp32", min_area_px=min_area_px) as detector:
+        inspection = detector.inspect(defect_frame)  # 600 frame pixels, blurred by the resize
+    assert inspection.verdict == verdict
+    assert bool(inspection.regions) == (verdict == "defect")
+    assert inspection.score >= inspection.threshold
+
+
+def test_areas_in_mm2(bundle_path: Path, defect_frame: np.ndarray) -> None:
+    with Detector(bundle_path, precision="fp32", mm_per_px=0.1) as detector:
+        (region,) = detector.inspect(defect_frame).regions
+    assert region.area_mm2 == pytest.approx(region.area_px * 0.01)
+    assert region.area_mm2 == pytest.approx(6, rel=0.2)
+
+
+def test_region_of_interest(bundle_path: Path, painter: Callable[..., np.ndarray]) -> None:
+    frame = painter((120, 180), (10, 10, 30, 30), (120, 70, 40, 40))
+    with Detector(bundle_path, precision="fp32", roi_xywh=(90, 60, 90, 60)) as detector:
+        (region,) = detector.inspect(frame).regions
+        assert region.box_xywh[0] >= 118
+        elsewhere = detector.inspect(painter((120, 180), (10, 10, 30, 30)))
+    assert (elsewhere.verdict, elsewhere.score, elsewhere.regions) == ("good", 0.0, ())
+
+
+def test_ignore_mask(bundle_path: Path, painter: Callable[..., np.ndarray]) -> None:
+    frame = painter((120, 180), (10, 10, 30, 30))
+    mask = np.zeros((120, 180), np.uint8)
+    mask[:60, :90] = 255
+    with Detector(bundle_path, precision="fp32", ignore_mask=mask) as detector:
+        mask[:] = 0  # the Detector has its own copy
+        assert detector.inspect(frame).score == 0
+        assert detector.inspect(painter((120, 180), (100, 10, 30, 30))).is_defect
+    with Detector(bundle_path, precision="fp32", ignore_mask=np.zeros((120, 180), bool)) as all_counts:
+        assert all_counts.inspect(frame).score == pytest.approx(WHITE_ANOMALY, abs=1e-6)
+
+
+def test_few_counted_pixels_average_what_there_is(bundle_path: Path, painter: Callable[..., np.ndarray]) -> None:
+    frame = np.full((64, 96, 3), 255, np.uint8)  # network size: frame pixels are network pixels
+    with Detector(bundle_path, precision="fp32", roi_xywh=(5, 5, 2, 2)) as detector:  # 4 pixels, T is 20
+        inspection = detector.inspect(frame)
+    assert inspection.score == pytest.approx(WHITE_ANOMALY, abs=1e-6)
+    assert inspection.regions[0].box_xywh == (5, 5, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"roi_xywh": (100, 0, 100, 50)}, r"reaches outside a frame of 180×120"),
+        ({"ignore_mask": np.zeros((180, 120), bool)}, r"an ignore mask of 120×180 pixels for a frame of 180×120"),
+        ({"ignore_mask": np.ones((120, 180), bool)}, "leave no pixel to inspect"),
+        ({"roi_xywh": (0, 0, 1, 1)}, "leave no pixel to inspect"),
+    ],
+)
+def test_areas_that_do_not_fit_the_frame(
+    bundle_path: Path, good_frame: np.ndarray, options: dict[str, Any], message: str
+) -> None:
+    with Detector(bundle_path, **options) as detector, pytest.raises(OptionError, match=message) as caught:
+        detector.inspect(good_frame)
+    assert caught.value.expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold": float("nan")},
+        {"threshold": float("inf")},
+        {"min_area_px": -1},
+        {"mm_per_px": 0},
+        {"mm_per_px": float("nan")},
+        {"roi_xywh": (0, 0, 0, 5)},
+        {"roi_xywh": (-1, 0, 5, 5)},
+        {"roi_xywh": (1, 2, 3)},
+        {"ignore_mask": np.zeros((4, 4), np.float32)},
+        {"ignore_mask": np.zeros((4, 4, 3), np.uint8)},
+        {"precision": "fp16"},
+        {"pixel_order": "grb"},
+        {"threads": 0},
+    ],
+)
+def test_impossible_options_are_refused_at_once(bundle_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError) as caught:
+        Detector(bundle_path, **options)
+    assert caught.value.expected
+
+
+def test_close_is_idempotent_and_final(bundle_path: Path, good_frame: np.ndarray) -> None:
+    detector = Detector(Bundle.open(bundle_path))
+    detector.close()
+    detector.close()
+    with pytest.raises(EngineError, match="closed") as caught:
+        detector.inspect(good_frame)
+    assert "Detector" in caught.value.fix
+
+
+def test_many_frames_are_inspected_lazily(detector: Detector, good_frame: np.ndarray, defect_frame: np.ndarray) -> None:
+    batch = np.stack([good_frame, defect_frame])
+    assert [i.verdict for i in detector.inspect_many(batch)] == ["good", "defect"]
+
+    def endless() -> Iterator[np.ndarray]:
+        while True:
+            yield good_frame
+
+    assert next(detector.inspect_many(endless())).verdict == "good"
+
+
+@ENGINE
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_self_test_passes_on_a_sound_bundle(bundle_path: Path, engine: str, precision: str) -> None:
+    with Detector(bundle_path, engine=engine, precision=precision) as detector:
+        found = detector.self_test()
+    assert found.frames == 2
+    assert found.max_score_difference <= found.tolerance == SELF_TEST_TOLERANCE[precision]
+
+
+def test_self_test_finds_another_graph(
+    make_bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    golden = Bundle.open(make_bundle(tmp_path / "part.segrd")).golden()
+    golden["score_fp32"] = golden["score_fp32"] + np.float32(2e-3)
+    monkeypatch.setattr(Bundle, "golden", lambda self: golden)
+    with (
+        Detector(tmp_path / "part.segrd", precision="fp32") as detector,
+        pytest.raises(EngineError, match=r"differ by 0\.0020"),
+    ):
+        detector.self_test()
+
+
+def test_a_score_that_is_no_number_is_never_good(
+    detector: Detector, good_frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = (float("nan"), np.zeros((64, 96), np.float32))
+    monkeypatch.setattr(detector._engine, "run", lambda image: broken)
+    with pytest.raises(EngineError, match="gave the score nan"):
+        detector.inspect(good_frame)
+    with pytest.raises(EngineError, match="differ by nan"):
+        detector.self_test()
+
+
+def test_a_graph_of_another_size_is_refused(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_bundle(tmp_path / "part.segrd", preprocess=Preprocess(size_hw=(32, 32)).to_dict())
+    with pytest.raises(EngineError, match=r"graph takes \(64, 96\) pixels"):
+        Detector(path)

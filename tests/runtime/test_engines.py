@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from segrd_edge import engines
+from segrd_edge.errors import EngineError, OptionError
+
+ALL = pytest.mark.parametrize("name", list(engines.ENGINES))
+SIZE_HW = (64, 96)
+
+
+def random_image(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (1, *SIZE_HW, 3), np.uint8)
+
+
+@ALL
+def test_computes_what_the_graph_says(name: str, deploy_graph: Callable[..., bytes]) -> None:
+    image = random_image()
+    expected = np.abs(image[0].astype(np.float64) - (40, 120, 200)).mean(axis=2) / 255
+    engine = engines.create(name, deploy_graph())
+    score, anomaly_map = engine.run(image)
+    assert engine.size_hw == SIZE_HW
+    assert engine.version()
+    np.testing.assert_allclose(anomaly_map, expected, atol=1e-6)
+    assert score == pytest.approx(np.sort(expected, axis=None)[-20:].mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_engines_agree(deploy_graph: Callable[..., bytes], int8: bool) -> None:
+    graph = deploy_graph(int8=int8)
+    outputs = [engines.create(name, graph).run(random_image()) for name in engines.ENGINES]
+    # One Q/DQ step, where a rounding tie falls the other way; float32 rounding otherwise.
+    tolerance = 1 / 127 + 1e-6 if int8 else 1e-6
+    np.testing.assert_allclose(outputs[0].anomaly_map, outputs[1].anomaly_map, atol=tolerance)
+    assert outputs[0].score == pytest.approx(outputs[1].score, abs=tolerance)
+
+
+@ALL
+def test_accepts_any_memory_layout(name: str, deploy_graph: Callable[..., bytes]) -> None:
+    engine = engines.create(name, deploy_graph(), threads=1)
+    image = random_image()
+    expected = engine.run(image).anomaly_map.copy()
+    strided = np.repeat(image, 2, axis=2)[:, :, ::2]
+    assert not strided.flags.c_contiguous
+    np.testing.assert_array_equal(engine.run(strided).anomaly_map, expected)
+
+
+@ALL
+@pytest.mark.parametrize("image", [np.zeros((1, 64, 96, 3), np.float32), np.zeros((64, 96, 3), np.uint8)])
+def test_refuses_another_image(name: str, deploy_graph: Callable[..., bytes], image: np.ndarray) -> None:
+    with pytest.raises(EngineError, match="an image of dtype") as caught:
+        engines.create(name, deploy_graph()).run(image)
+    assert "(1, 64, 96, 3)" in caught.value.expected
+
+
+@ALL
+def test_refuses_what_is_no_deploy_graph(name: str, deploy_graph: Callable[..., bytes]) -> None:
+    with pytest.raises(EngineError, match=f"{name} .* cannot load the graph"):
+        engines.create(name, b"junk")
+    with pytest.raises(EngineError, match=r"heat float32 \[1, 64, 96\]") as caught:
+        engines.create(name, deploy_graph(output="heat"))
+    assert "anomaly_map" in caught.value.expected
+
+
+@ALL
+def test_close_is_idempotent_and_final(name: str, deploy_graph: Callable[..., bytes]) -> None:
+    engine = engines.create(name, deploy_graph())
+    engine.run(random_image())
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match=f"the engine {name} is closed"):
+        engine.run(random_image())
+
+
+@ALL
+def test_a_missing_package_names_the_command(
+    name: str, deploy_graph: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(EngineError, match="not installed") as caught:
+        engines.create(name, deploy_graph())
+    assert "pip install" in caught.value.fix
+    assert name in caught.value.fix
+    assert name not in engines.available()
+
+
+def test_auto_takes_the_first_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    modules = sys.modules
+    assert engines.engine_class("auto").name == "openvino"
+    monkeypatch.setitem(modules, "openvino", None)
+    assert engines.engine_class("auto").name == "onnxruntime"
+    monkeypatch.setitem(modules, "onnxruntime", None)
+    with pytest.raises(EngineError, match="no engine is installed"):
+        engines.engine_class("auto")
+
+
+def test_an_unknown_engine_lists_the_known(deploy_graph: Callable[..., bytes]) -> None:
+    with pytest.raises(EngineError, match="unknown engine 'tpu'") as caught:
+        engines.create("tpu", deploy_graph())
+    assert caught.value.expected == "auto, openvino, onnxruntime"
+
+
+@ALL
+def test_threads_below_one_are_refused(name: str, deploy_graph: Callable[..., bytes]) -> None:
+    with pytest.raises(OptionError, match="threads=0"):
+        engines.create(name, deploy_graph(), threads=0)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from segrd_edge.errors import OptionError
+from segrd_edge.preprocess import Placement, Preprocess, shrink_or_grow
+
+
+def axis_weights(source: int, target: int) -> np.ndarray:
+    """target×source weights of one axis, written from the definition: box average when shrinking, bilinear with
+    half-pixel centres when growing."""
+    weights = np.zeros((target, source))
+    for t in range(target):
+        if target <= source:
+            low, high = t * source / target, (t + 1) * source / target
+            for s in range(source):
+                weights[t, s] = max(0.0, min(high, s + 1) - max(low, s))
+        else:
+            centre = np.clip((t + 0.5) * source / target - 0.5, 0, source - 1)
+            left = int(centre)
+            weights[t, left] += 1 - (centre - left)
+            weights[t, min(left + 1, source - 1)] += centre - left
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("source_hw", "target_hw"),
+    [
+        ((128, 192), (64, 96)),  # whole ratio
+        ((101, 157), (64, 96)),  # fractional ratio
+        ((300, 40), (64, 96)),  # shrinks in height, grows in width
+        ((40, 300), (64, 96)),  # the other way round
+        ((20, 30), (64, 96)),  # grows in both
+        ((64, 200), (64, 96)),  # one axis already right
+        ((64, 96), (64, 96)),
+    ],
+)
+def test_resize_equals_its_definition_within_one_grey_level(
+    source_hw: tuple[int, int], target_hw: tuple[int, int]
+) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (*source_hw, 3), np.uint8)
+    rows, columns = axis_weights(source_hw[0], target_hw[0]), axis_weights(source_hw[1], target_hw[1])
+    reference = np.einsum("th,hwc,sw->tsc", rows, image.astype(np.float64), columns, optimize=True)
+    resized = shrink_or_grow(image, target_hw)
+    assert resized.shape == (*target_hw, 3)
+    assert np.abs(resized.astype(int) - np.rint(reference)).max() <= 1
+
+
+@pytest.mark.parametrize("frame_hw", [(200, 100), (100, 200), (100, 150), (7, 500)])
+def test_letterbox_keeps_the_aspect_ratio_and_fills_the_border(frame_hw: tuple[int, int]) -> None:
+    preprocess = Preprocess(size_hw=(64, 96), fit="letterbox", fill=7)
+    frame = np.random.default_rng(2).integers(100, 256, (*frame_hw, 3), np.uint8)
+    image, place = preprocess.resize(frame), preprocess.placement(frame_hw)
+    inner = place.crop(image)
+    scale = min(64 / frame_hw[0], 96 / frame_hw[1])
+    assert inner.shape[:2] == (max(1, round(frame_hw[0] * scale)), max(1, round(frame_hw[1] * scale)))
+    np.testing.assert_array_equal(inner, shrink_or_grow(frame, inner.shape[:2]))
+    border = np.ones(image.shape[:2], bool)
+    place.crop(border)[...] = False
+    assert (image[border] == 7).all()
+    assert border.sum() == 64 * 96 - inner.shape[0] * inner.shape[1]
+
+
+def test_the_network_image_never_aliases_the_frame() -> None:
+    frame = np.zeros((64, 96, 3), np.uint8)
+    assert not np.shares_memory(Preprocess(size_hw=(64, 96)).resize(frame), frame)
+
+
+def test_coordinates_go_back_to_the_frame() -> None:
+    place = Placement(frame_hw=(200, 100), size_hw=(64, 96), top=0, left=32, height=64, width=32)
+    assert place.scale_xy == (3.125, 3.125)
+    np.testing.assert_allclose(
+        place.to_frame_xy([(32, 0), (64, 64), (48, 32), (0, 0)])[:3], [(0, 0), (100, 200), (50, 100)]
+    )
+    np.testing.assert_allclose(place.to_frame_xy([(0, 70)]), [(0, 200)])  # the border is clipped to the frame
+
+
+def test_survives_json() -> None:
+    preprocess = Preprocess(size_hw=(32, 64), fit="letterbox", value_range=(0, 4095))
+    assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
+
+
+@pytest.mark.parametrize(
+    "changes", [{"size_hw": (33, 64)}, {"size_hw": (0, 64)}, {"fit": "crop"}, {"pixel_order": "x"}]
+)
+def test_impossible_values_are_refused(changes: dict) -> None:
+    with pytest.raises(OptionError):
+        Preprocess(**changes)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from segrd_edge.errors import DataError, FrameError
+from segrd_edge.sources import count_images, frames, is_live
+
+
+def write_image(path: Path, level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((8, 10, 3), level, np.uint8))
+
+
+def test_a_folder_is_read_recursively_in_order_past_bad_files(tmp_path: Path) -> None:
+    write_image(tmp_path / "b" / "2.png", 2)
+    write_image(tmp_path / "a.BMP", 1)
+    write_image(tmp_path / "c.tif", 3)
+    (tmp_path / "bad.png").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image either")
+    found = list(frames(tmp_path))
+    assert [name for name, _ in found] == ["a.BMP", "b/2.png", "bad.png", "c.tif"]
+    assert isinstance(found[2][1], FrameError)
+    assert [int(f[0, 0, 0]) for _, f in found if isinstance(f, np.ndarray)] == [1, 2, 3]
+    assert count_images(tmp_path) == 4
+
+
+def test_one_image(tmp_path: Path) -> None:
+    write_image(tmp_path / "one.png", 9)
+    ((name, frame),) = frames(tmp_path / "one.png")
+    assert name == "one.png"
+    assert isinstance(frame, np.ndarray)
+    assert frame.shape == (8, 10, 3)
+    assert count_images(tmp_path / "one.png") == 1
+
+
+def test_a_video_is_numbered(tmp_path: Path) -> None:
+    path = str(tmp_path / "line.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no video")
+    for level in (10, 100, 200):
+        writer.write(np.full((48, 64, 3), level, np.uint8))
+    writer.release()
+    found = list(frames(path))
+    assert [name for name, _ in found] == ["line_000000", "line_000001", "line_000002"]
+    # Motion JPEG is lossy, but flat grey survives within a few levels.
+    assert [int(f.mean()) for _, f in found if isinstance(f, np.ndarray)] == pytest.approx([10, 100, 200], abs=4)
+    assert count_images(path) is None
+
+
+@pytest.mark.parametrize("name", ["absent", "empty", "text.mp4"])
+def test_a_source_that_cannot_be_used_is_an_error_at_the_call(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(DataError, match=name):
+        frames(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("source", "live"), [("0", True), ("rtsp://camera/1", True), ("frames", False), ("a.mp4", False)]
+)
+def test_cameras_are_live(source: str, live: bool) -> None:
+    assert is_live(source) is live

@@ -1,0 +1,113 @@
+"""The fit loop: budgets, exact resume, and that it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from segrd_edge.errors import DataError, OptionError, TrainingError
+from segrd_edge.preprocess import Preprocess
+from segrd_edge.training.backbone import ResNetFeatures
+from segrd_edge.training.fit import Budget, StepReport
+from segrd_edge.training.run import Run, RunConfig
+from segrd_edge.training.train import train
+
+
+@pytest.fixture
+def config(photos: Path, tmp_path: Path) -> RunConfig:
+    torch.manual_seed(0)
+    torch.save(ResNetFeatures("resnet18", 3).state_dict(), tmp_path / "teacher.pth")
+    return RunConfig(
+        data=str(photos),
+        teacher=str(tmp_path / "teacher.pth"),
+        options={"head_width": 16, "head_fusion_kernel": 1},
+        preprocess=Preprocess(size_hw=(64, 64)),
+        steps=5,
+        batch=4,
+    )
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(config: RunConfig, tmp_path: Path) -> None:
+    assert train(config, tmp_path / "a") is not None
+    assert train(config, tmp_path / "b", stop_after=3) is None  # within the second phase
+    assert train(config, tmp_path / "b", resume=True) is not None
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    logs = [(tmp_path / name / "log.csv").read_text() for name in "ab"]
+    assert logs[0] == logs[1]
+    assert len(logs[0].splitlines()) == 1 + 5
+
+
+def test_the_student_learns(config: RunConfig, tmp_path: Path) -> None:
+    reports: list[StepReport] = []
+    train(replace(config, steps=40), tmp_path / "run", listener=reports.append)
+    student = [r.loss for r in reports if r.phase == "student"]
+    assert len(student) == 8
+    assert student[-1] < 0.9 * student[0]
+
+
+def test_minutes_are_kept_and_end_with_a_small_rate(config: RunConfig, tmp_path: Path) -> None:
+    reports: list[StepReport] = []
+    run = train(replace(config, steps=None, minutes=0.1), tmp_path / "run", listener=reports.append)
+    assert run is not None
+    slowest = 3  # seconds a step may take on a busy machine
+    assert 6 <= run.record["seconds"] <= 6 + 2 * slowest
+    for phase in ("student", "head"):
+        rates = [r.rate for r in reports if r.phase == phase]
+        assert rates[-1] < 0.5 * max(rates)
+        assert max(rates) <= (0.4 if phase == "student" else 0.1)
+
+
+def test_a_run_says_what_it_was_made_of(config: RunConfig, photos: Path, tmp_path: Path) -> None:
+    train(config, tmp_path / "run")
+    run = Run.load(tmp_path / "run")
+    assert run.config == config
+    assert run.record["steps"] == 5
+    assert len(run.data["train"]) + len(run.data["held_out"]) == 20
+    assert len(run.threshold["scores"]) == run.threshold["n_good"] == 8
+    assert len(list((tmp_path / "run/synthetic").glob("*.png"))) == 12
+    assert not (tmp_path / "run/checkpoint.pt").exists()
+    (photos / "train/good" / Path(run.data["train"][0]["file"]).name).unlink()
+    with pytest.raises(TrainingError, match=r"1 of 12 train photographs .* are gone"):
+        run.photo_paths("train")
+
+
+def test_bad_photographs_stop_a_run_unless_told(config: RunConfig, photos: Path, tmp_path: Path) -> None:
+    (photos / "train/good/003.png").write_bytes(b"")
+    with pytest.raises(DataError, match="003.png: cannot be read"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run = train(config, tmp_path / "run", skip_bad=True)
+    assert run is not None
+    assert len(run.data["train"]) + len(run.data["held_out"]) == 19
+
+
+def test_a_run_is_not_overwritten(config: RunConfig, tmp_path: Path) -> None:
+    train(config, tmp_path / "run", stop_after=1)
+    with pytest.raises(TrainingError, match="has not finished"):
+        Run.load(tmp_path / "run")
+    with pytest.raises(TrainingError, match="holds a run already"):
+        train(config, tmp_path / "run")
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train(config, tmp_path / "other", resume=True)
+
+
+def test_a_damaged_checkpoint(config: RunConfig, tmp_path: Path) -> None:
+    train(config, tmp_path / "run", stop_after=1)
+    (tmp_path / "run/checkpoint.pt").write_bytes(b"PK")
+    with pytest.raises(TrainingError, match="cannot be resumed"):
+        train(config, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(("steps", "minutes"), [(None, None), (10, 1.0), (0, None), (None, -1.0)])
+def test_budgets_that_make_no_sense(steps: int | None, minutes: float | None) -> None:
+    with pytest.raises(OptionError, match="budget"):
+        Budget(steps, minutes)
+
+
+def test_a_budget_of_steps_keeps_the_published_rate() -> None:
+    assert {Budget(steps=100).rate_factor(p) for p in (0, 0.5, 0.99)} == {1.0}

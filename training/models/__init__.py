@@ -1,0 +1,45 @@
+"""The models. Adding one is a file here and a line in MODELS.
+
+A model is an `nn.Module` with
+    forward(images N×3×h×w) -> raw anomaly output N×1×h'×w',
+    map_spec: MapSpec        -> how that becomes an anomaly map and a score,
+    teacher: nn.Module       -> the frozen part whose weights come from `training.teacher`,
+    phases() -> list[Phase]  -> how it is trained.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from segrd_edge.errors import OptionError
+from segrd_edge.mapspec import MapSpec
+
+from ..phases import Phase
+from .destseg import DeSTSeg
+
+
+class AnomalyModel(Protocol):
+    """What the fit loop, the evaluation and the export ask of a model."""
+
+    map_spec: MapSpec
+    teacher: nn.Module
+
+    def phases(self) -> list[Phase]: ...
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+MODELS: dict[str, type[nn.Module]] = {"destseg": DeSTSeg}
+
+
+def build_model(name: str, **options: Any) -> Any:
+    """A model with random weights by its registered name (an `nn.Module` that is an `AnomalyModel`)."""
+    if name not in MODELS:
+        raise OptionError(f"unknown model {name!r}", expected="one of " + ", ".join(MODELS))
+    try:
+        return MODELS[name](**options)
+    except TypeError as error:
+        known = [p for p in inspect.signature(MODELS[name]).parameters if p not in ("backbone", "size_hw")]
+        raise OptionError(f"{name}: {error}", expected="model options among " + ", ".join(known)) from error

@@ -1,0 +1,131 @@
+"""DeSTSeg: a denoising student-teacher with a trained segmentation head (Zhang et al., CVPR 2023).
+
+The teacher (frozen, stages 1-3) sees the image. The student, an encoder-decoder without skip connections, learns to give the
+teacher's features of the *clean* image when shown the corrupted one. The head learns, from the product of both unit-length
+features, where they disagree. Differences from the published code, all in the direction of doing nothing twice: the teacher
+runs once, the head is not run while the student trains, the student keeps no gradients while the head trains.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segrd_edge.mapspec import MapSpec
+
+from ..backbone import ResNetFeatures, freeze, l2_normalise
+from ..blocks import DenoisingDecoder, SegmentationHead
+from ..losses import distillation_loss, head_target, segmentation_loss
+from ..phases import Batch, Phase
+
+PUBLISHED_BATCH = 32
+PUBLISHED_STEPS = 5000  # of which 1000 train the student
+
+
+class DeSTSeg(nn.Module):
+    """`forward(images N×3×h×w)` → raw anomaly logits N×1×h/4×w/4.
+
+    Args:
+        backbone: teacher architecture (`training.backbone.BACKBONES`). The student encoder is a ResNet-18 for all of them.
+        size_hw: network size; it only sets how many pixels the score averages.
+        head_width: channels of the segmentation head; 256 is the published one.
+        head_fusion_kernel: kernel of the ASPP fusion; 3 is the published one.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        size_hw: tuple[int, int] = (256, 256),
+        head_width: int = 256,
+        head_fusion_kernel: int = 3,
+    ) -> None:
+        super().__init__()
+        self.teacher = freeze(ResNetFeatures(backbone, stages=3))
+        self.student = Student(self.teacher.channels)
+        self.head = SegmentationHead(sum(self.teacher.channels), head_width, head_fusion_kernel)
+        self.map_spec = MapSpec("sigmoid", 0.0, MapSpec.top_pixels_for(size_hw))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.products(images))
+
+    def products(self, images: Tensor) -> Tensor:
+        """-T̂·Ŝ of every level, resized to the first level and concatenated: N×ΣC×h/4×w/4. The sign is the code's."""
+        pairs = zip(self.teacher(images), self.student(images), strict=True)
+        products = [-l2_normalise(t) * l2_normalise(s) for t, s in pairs]
+        size = products[0].shape[2:]
+        return torch.cat([products[0], *(_resize(p, size) for p in products[1:])], dim=1)
+
+    def phases(self) -> list[Phase]:
+        sgd = partial(torch.optim.SGD, lr=0.4, momentum=0.9, weight_decay=1e-4)
+        return [
+            Phase(
+                "student",
+                StudentObjective(self),
+                [{"params": list(self.student.parameters()), "lr": 0.4}],
+                sgd,
+                share_of_steps=0.2,
+                share_of_time=0.4,
+            ),
+            Phase(
+                "head",
+                HeadObjective(self),
+                [
+                    {"params": self.head.residual_parameters, "lr": 0.1},
+                    {"params": self.head.head_parameters, "lr": 0.01},
+                ],
+                sgd,
+                share_of_steps=0.8,
+                share_of_time=0.6,
+            ),
+        ]
+
+
+class Student(nn.Module):
+    """ResNet-18 encoder from random initialisation and the denoising decoder."""
+
+    def __init__(self, targets: tuple[int, ...]) -> None:
+        super().__init__()
+        self.encoder = ResNetFeatures("resnet18", stages=4)
+        self.decoder = DenoisingDecoder(targets)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.decoder(self.encoder(images)[-1])
+
+
+class StudentObjective(nn.Module):
+    """Cosine distance between T(clean) and S(corrupted)."""
+
+    def __init__(self, model: DeSTSeg) -> None:
+        super().__init__()
+        self.teacher, self.student = model.teacher, model.student
+
+    def forward(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            teacher = self.teacher(batch["clean"])
+        return PUBLISHED_BATCH * distillation_loss(teacher, self.student(batch["corrupted"]))
+
+
+class HeadObjective(nn.Module):
+    """Focal + L1 on the head's logits of the corrupted image; teacher and student are fixed, BatchNorm included."""
+
+    def __init__(self, model: DeSTSeg) -> None:
+        super().__init__()
+        self.model = model
+
+    def train(self, mode: bool = True) -> HeadObjective:
+        super().train(mode)
+        self.model.student.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            products = self.model.products(batch["corrupted"])
+        logits = self.model.head(products)
+        return segmentation_loss(logits, head_target(batch["mask"], (logits.shape[2], logits.shape[3])))
+
+
+def _resize(x: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
