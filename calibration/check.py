@@ -1,6 +1,6 @@
-"""TensorRT's rules for explicit INT8, asserted on a finished graph: what its parser refuses, and what it accepts but runs slowly.
+"""TensorRT's rules for explicit INT8, asserted on a finished graph.
 
-It knows nothing of how the graph was made, so it also judges graphs of other tools.
+They are what its parser refuses, and what it accepts but runs slowly. The check knows nothing of how the graph was made, so it also judges graphs of other tools.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which images calibrate: good ones, and good ones with synthetic defects.
 
-Activations on defects are the ones that must not be clipped, and good images do not show them. Real defect images are for testing
-and never used here.
+Activations on defects are the ones that must not be clipped, and good images do not show them. Real defect images are
+for testing and never used here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def choose_frames(
     seed: int = 0,
     textures: str | Path | None = None,
 ) -> list[CalibrationFrame]:
-    """Seeded choice of `count` frames: good ones and synthetic defects in turn, different photographs while they last.
+    """Seeded choice of `count` frames: half good, half synthetic defects, all on different photographs while they last.
 
     Args:
         photos: photographs of good parts, best those that trained (the held-out ones set the threshold).
@@ -56,19 +56,17 @@ def choose_frames(
             f"{count} calibration frames from {len(photos)} photographs",
             expected="at least 2 frames, one good and one with a synthetic defect, and at least 1 photograph",
         )
-    rng = np.random.default_rng([seed, _STREAM])
-    chosen = [photos[i] for i in rng.permutation(len(photos))[:count]]
-    images = {path: preprocess.resize(read_frame(path, value_range=preprocess.value_range)) for path in chosen}
-    sums = {path: file_sha256(path) for path in chosen}
-    defects = PerlinDefects(TextureFolder(textures) if textures else SelfTextures(list(images.values())))
-    frames = []
-    for k in range(count):
-        path = chosen[k % len(chosen)]
-        if k % 2:
-            image = _with_defect(images[path], defects, np.random.default_rng([seed, _STREAM, k]))
-            frames.append(CalibrationFrame(image, path, sums[path], "synthetic"))
-        else:
-            frames.append(CalibrationFrame(images[path], path, sums[path], "good"))
+    order = np.random.default_rng([seed, _STREAM]).permutation(len(photos))[:count]
+    chosen = [photos[i] for i in order]
+    images = [preprocess.resize(read_frame(path, value_range=preprocess.value_range)) for path in chosen]
+    sums = [file_sha256(path) for path in chosen]
+    defects = PerlinDefects(TextureFolder(textures) if textures else SelfTextures(images))
+    good = min(count // 2, len(chosen))
+    frames = [CalibrationFrame(images[k], chosen[k], sums[k], "good") for k in range(good)]
+    for k in range(good, count):
+        i = k % len(chosen)
+        image = _with_defect(images[i], defects, np.random.default_rng([seed, _STREAM, k]))
+        frames.append(CalibrationFrame(image, chosen[i], sums[i], "synthetic"))
     return frames
 
 

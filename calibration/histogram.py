@@ -14,8 +14,8 @@ _ENTROPY_STEP = 8  # candidates are this many bins apart: 0.4 % of the range
 class Histogram:
     """Counts of |x| in BINS equal bins from 0, whatever the range turns out to be.
 
-    One pass, bounded memory, no data kept: where a value falls outside, neighbouring bins are merged and the width doubles, which
-    is exact. At least half of the bins are in use, so a bin is at most 1/4096 of the range.
+    One pass, bounded memory, no data kept: where a value falls outside, neighbouring bins are merged and the width
+    doubles, which is exact. At least half of the bins are in use, so a bin is at most 1/4096 of the range.
     """
 
     def __init__(self) -> None:
@@ -50,14 +50,14 @@ class Histogram:
         if index >= BINS or self.width == 0:
             return self.largest
         before = below[index - 1] if index else 0
-        return min((index + (wanted - before) / self.counts[index]) * self.width, self.largest)
+        return float(min((index + (wanted - before) / self.counts[index]) * self.width, self.largest))
 
     def entropy(self) -> float:
         """The clipping magnitude whose 128-level version loses least information (Kullback-Leibler divergence).
 
-        Migacz, "8-bit inference with TensorRT" (GTC 2017): clipped values are added to the last bin of the reference, the
-        quantised version spreads each level evenly over its non-empty bins. Zeros are not counted, as they are exact at any
-        scale and after a ReLU would hide everything else.
+        Migacz, "8-bit inference with TensorRT" (GTC 2017): clipped values are added to the last bin of the reference,
+        the quantised version spreads each level evenly over its non-empty bins. Zeros are not counted, as they are
+        exact at any scale and after a ReLU would hide everything else.
         """
         if self.width == 0:
             return 0.0
@@ -71,15 +71,14 @@ class Histogram:
 
 def _divergence(counts: npt.NDArray[np.float64], bins: int) -> float:
     """KL(reference ‖ quantised) where magnitudes are clipped behind `bins` of the bins."""
-    reference = counts[:bins].copy()
     level = np.arange(bins) * LEVELS // bins  # of each bin
+    total = np.bincount(level, counts[:bins], LEVELS)
+    reference = counts[:bins].copy()
+    reference[-1] += counts[bins:].sum()
     filled = reference > 0
-    total = np.bincount(level, reference, LEVELS)
     spread = np.bincount(level, filled, LEVELS)
     quantised = np.where(filled, total[level] / np.maximum(spread[level], 1), 0)
-    reference[-1] += counts[bins:].sum()
     if quantised.sum() == 0:
         return np.inf
     p, q = reference / reference.sum(), quantised / quantised.sum()
-    both = p > 0
-    return float(np.sum(p[both] * np.log(p[both] / np.maximum(q[both], 1e-10))))
+    return float(np.sum(p[filled] * np.log(p[filled] / np.maximum(q[filled], 1e-10))))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from segrd_edge.engines import EngineOutput
 from segrd_edge.errors import ExportError, OptionError
 
 from .graph import expose
 from .histogram import Histogram
+from .session import run_graph
 
 Method = Literal["max", "percentile", "entropy"]
 DEFAULT_PERCENTILE = 99.99
@@ -28,20 +30,29 @@ class Ranges:
     percentile: float | None = None
 
 
-def collect(
-    model: onnx.ModelProto, tensors: Sequence[str], images: Iterable[npt.NDArray[np.uint8]]
-) -> dict[str, Histogram]:
-    """Run a deploy graph on network images (uint8 h×w×3 BGR) and histogram the named tensors.
+@dataclass(frozen=True)
+class Observed:
+    """What one pass over the calibration frames shows of the float graph."""
 
-    Images stream through one by one: memory holds one image's activations and the histograms.
+    histograms: dict[str, Histogram]  # by tensor
+    outputs: list[EngineOutput]  # score and map of every frame: what an INT8 graph has to reproduce
+
+
+def observe(
+    model: onnx.ModelProto, tensors: Sequence[str], images_bgr_u8: Iterable[npt.NDArray[np.uint8]]
+) -> Observed:
+    """Run a float deploy graph on network images (uint8 h×w×3 BGR) and histogram the named tensors.
+
+    Images stream through one by one: memory holds one image's activations, the histograms, and the maps.
 
     Raises:
         ExportError: an activation is NaN or infinite.
     """
-    session = _session(expose(model, tensors))
     histograms = {name: Histogram() for name in tensors}
-    for number, image in enumerate(images):
-        for name, values in zip(tensors, session.run(list(tensors), {"image": image[None]}), strict=True):
+    outputs = []
+    runs = run_graph(expose(model, tensors), ["score", "anomaly_map", *tensors], images_bgr_u8)
+    for number, (score, anomaly_map, *activations) in enumerate(runs):
+        for name, values in zip(tensors, activations, strict=True):
             if not np.isfinite(values).all():
                 raise ExportError(
                     f"{name} holds NaN or infinity on calibration frame {number}",
@@ -49,7 +60,8 @@ def collect(
                     fix="train again with another seed; this network has diverged",
                 )
             histograms[name].add(values)
-    return histograms
+        outputs.append(EngineOutput(float(score[0]), anomaly_map[0]))
+    return Observed(histograms, outputs)
 
 
 def to_ranges(
@@ -58,7 +70,8 @@ def to_ranges(
     """Ranges from histograms.
 
     Args:
-        method: "max" clips nothing; "percentile" clips the rarest magnitudes; "entropy" clips where the Kullback-Leibler
+        method: "max" clips nothing; "percentile" clips the rarest magnitudes; "entropy" clips where the
+        Kullback-Leibler
             divergence is least.
         percentile: share of values in percent that "percentile" keeps.
 
@@ -80,11 +93,3 @@ def to_ranges(
         method,
         percentile if method == "percentile" else None,
     )
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

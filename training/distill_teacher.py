@@ -30,19 +30,17 @@ from .losses import cosine_distance
 from .synthesis import perlin_field
 from .teacher import apply_weights, load_teacher
 
-CROP_PX = 128
+CROP_PX = 96  # small crops and small batches: many steps are what a short distillation needs
 HELD_OUT_EVERY = 10  # every tenth picture measures, and is never trained on
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True, help="torchvision-style ResNet-18 state dict")
     parser.add_argument("--images", action="append", required=True, help="folder of pictures; repeatable")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -52,7 +50,7 @@ def main() -> None:
     held_out, training = pictures[::HELD_OUT_EVERY], [p for i, p in enumerate(pictures) if i % HELD_OUT_EVERY]
     teacher = ResNetFeatures("resnet18", 3)
     apply_weights(teacher, load_teacher(args.teacher, "resnet18"))
-    freeze(teacher).to(memory_format=torch.channels_last)
+    freeze(teacher)
     student = distil(teacher, training, args)
     figures = {
         "steps": args.steps,
@@ -70,11 +68,9 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def distil(
-    teacher: torch.nn.Module, pictures: list[npt.NDArray[np.uint8]], args: argparse.Namespace
-) -> ResNetFeatures:
+def distil(teacher: torch.nn.Module, pictures: list[npt.NDArray[np.uint8]], args: argparse.Namespace) -> ResNetFeatures:
     """Train the student for `args.steps`; continues from the state beside the output if there is one."""
-    student = ResNetFeatures("resnet18", 3).to(memory_format=torch.channels_last)
+    student = ResNetFeatures("resnet18", 3)
     optimiser = torch.optim.AdamW(student.parameters(), lr=args.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, args.steps, pct_start=0.1)
     scales = channel_scales(teacher, pictures)
@@ -92,16 +88,18 @@ def distil(
         images = crops(pictures, args.batch, np.random.default_rng([args.seed, step]))
         with torch.no_grad():
             wanted = teacher(images)
-        loss = sum(
-            (((s - t) / scale).square().mean() + cosine_distance(t, s).mean())
-            for s, t, scale in zip(student(images), wanted, scales, strict=True)
-        )
+        loss = torch.stack(
+            [
+                (((s - t) / scale).square().mean() + cosine_distance(t, s).mean())
+                for s, t, scale in zip(student(images), wanted, scales, strict=True)
+            ]
+        ).sum()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[union-attr]
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         if step % 50 == 49:
-            print(f"step {step + 1} loss {float(loss):.4f} {time.monotonic() - started:.0f} s", flush=True)
+            print(f"step {step + 1} loss {loss.item():.4f} {time.monotonic() - started:.0f} s", flush=True)
         if step % 200 == 199:
             saved = {"student": student.state_dict(), "optimiser": optimiser.state_dict()}
             torch.save({**saved, "schedule": schedule.state_dict(), "step": step + 1}, state_file)
@@ -134,26 +132,24 @@ def generated(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         colour = [int(c) for c in rng.integers(0, 256, 3)]
         a, b = rng.integers(0, 256, 2), rng.integers(0, 256, 2)
         if rng.random() < 0.5:
-            cv2.circle(
-                picture, a.tolist(), int(rng.integers(3, 60)), colour, int(rng.integers(-1, 8)), cv2.LINE_AA
-            )
+            cv2.circle(picture, a.tolist(), int(rng.integers(3, 60)), colour, int(rng.integers(-1, 8)), cv2.LINE_AA)
         else:
             cv2.line(picture, a.tolist(), b.tolist(), colour, int(rng.integers(1, 12)), cv2.LINE_AA)
     return np.clip(picture + rng.normal(0, rng.uniform(0, 12), picture.shape), 0, 255).astype(np.uint8)
 
 
 def crops(pictures: list[npt.NDArray[np.uint8]], count: int, rng: np.random.Generator) -> Tensor:
-    """`count` random crops as normalised images (count×3×128×128): scale, flips, quarter turns, gain and tint vary."""
+    """`count` random crops as normalised images (count×3×96×96): scale, flips, quarter turns, gain and tint vary."""
     batch = np.empty((count, CROP_PX, CROP_PX, 3), np.float32)
     for i in range(count):
         picture = pictures[rng.integers(len(pictures))]
         height, width = picture.shape[:2]
-        side = int(min(height, width, rng.uniform(72, 256)))
+        side = int(min(height, width, rng.uniform(64, 224)))
         top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
         crop = picture[top : top + side, left : left + side]
         how = cv2.INTER_AREA if side > CROP_PX else cv2.INTER_LINEAR
         crop = np.asarray(cv2.resize(crop, (CROP_PX, CROP_PX), interpolation=how))
-        crop = np.rot90(crop, rng.integers(4))
+        crop = np.rot90(crop, int(rng.integers(4)))
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
         tint = rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3)

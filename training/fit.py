@@ -35,9 +35,10 @@ CHECKPOINT_EVERY_S = 60.0
 class Budget:
     """How long to train: `steps` in all, or `minutes` in all.
 
-    With steps, phases share them as published and the learning rate is constant, as published. With minutes, phases share the
-    time, the learning rate falls over the last `decay` of each phase, and the first `crops` of each phase runs on half-size
-    windows, four times as many steps for the same time; progress is measured in time, so the budget holds on any machine.
+    With steps, everything is as published: optimisers, constant learning rates, how phases share the steps. With minutes, phases
+    share the time and use their short recipe, whose learning rate falls over the last `decay` of each phase; the first `crops` of
+    each phase runs on half-size windows, four times as many steps for the same time. Progress is measured in time, so the budget
+    holds on any machine.
     """
 
     steps: int | None = None
@@ -57,7 +58,7 @@ class Budget:
         """Factor on the published learning rates at `progress` in [0, 1] of a phase."""
         if self.steps is not None:
             return 1.0
-        ramp = min(1.0, 0.1 + progress / 0.05)  # the published rates assume a batch of 32; smaller ones need a start
+        ramp = min(1.0, 0.1 + progress / 0.05)
         left = (1 - progress) / self.decay
         return ramp * (0.5 * (1 - math.cos(math.pi * left)) if left < 1 else 1.0)
 
@@ -147,11 +148,12 @@ class Fit:
 
     def _run_phase(self, phase: Phase, optimiser_state: dict[str, Any] | None, last_step: int | None) -> bool:
         """One phase, from where the position says. False when `last_step` was reached first."""
+        recipe = phase.published if self.budget.steps is not None else phase.short
         self.model.requires_grad_(False)
-        for group in phase.parameters:
-            for parameter in cast("list[nn.Parameter]", group["params"]):
+        for group in recipe.groups:
+            for parameter in group["params"]:
                 parameter.requires_grad_(True)
-        optimiser = phase.optimiser([dict(group) for group in phase.parameters])
+        optimiser = recipe.optimiser([dict(group) for group in recipe.groups])
         rates = [group["lr"] for group in optimiser.param_groups]
         if optimiser_state is not None:
             optimiser.load_state_dict(optimiser_state)

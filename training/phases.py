@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,25 @@ class Batch(TypedDict):
     mask: Tensor  # N×1×h×w in {0, 1}
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """An optimiser and its parameter groups, each with its learning rate."""
+
+    optimiser: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+    groups: list[dict[str, Any]]
+
+
 @dataclass
 class Phase:
-    """One stage of training with its own parameters, loss and optimiser."""
+    """One stage of training with its own parameters, loss and optimiser.
+
+    `published` is the paper's recipe, for a budget of steps. `short` is for a budget of minutes, in which a phase gets a hundred
+    steps instead of thousands and the published rates, tuned for the long run, come nowhere near.
+    """
 
     name: str
-    objective: (
-        nn.Module
-    )  # forward(batch: Batch) -> scalar loss; its `train()` sets the BatchNorm modes of the phase
-    parameters: list[dict[str, object]]  # optimiser groups
-    optimiser: Callable[[list[dict[str, object]]], torch.optim.Optimizer]
+    objective: nn.Module  # forward(batch: Batch) -> scalar loss; its `train()` sets the BatchNorm modes of the phase
+    published: Recipe
+    short: Recipe
     share_of_steps: float  # of a --steps budget, as published
     share_of_time: float  # of a --minutes budget: phases cost different times per step

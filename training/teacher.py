@@ -14,6 +14,7 @@ import urllib.request
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,10 +122,10 @@ def _read(name: str, path: Path) -> TeacherWeights:
             expected="a state dict of tensors (.safetensors, or .pth that loads with weights_only=True)",
             fix="save it with torch.save(model.state_dict(), path)",
         ) from error
-    state = state.get("state_dict", state)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    tensors: Any = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise TrainingError(f"{path} holds no state dict", expected="a flat dictionary of tensors")
-    return TeacherWeights(name, sha256, {k.removeprefix("module."): v for k, v in state.items()})
+    return TeacherWeights(name, sha256, {k.removeprefix("module."): v for k, v in tensors.items()})
 
 
 def _download(file: str) -> Path:

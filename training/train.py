@@ -215,19 +215,19 @@ class _Log:
         self.csv = csv.writer(self.file)
         if new:
             self.csv.writerow(["step", "phase", "phase_step", "loss", "rate"])
-        self.events = SummaryWriter(str(self.out / "tensorboard"))  # type: ignore[no-untyped-call]
+        self.events = SummaryWriter(str(self.out / "tensorboard"))
         return self
 
     def __call__(self, report: StepReport) -> None:
         row = [report.total_steps, report.phase, report.step, f"{report.loss:.6g}", f"{report.rate:.6g}"]
         self.csv.writerow(row)
-        self.events.add_scalar(f"loss/{report.phase}", report.loss, report.total_steps)  # type: ignore[no-untyped-call]
-        self.events.add_scalar("rate", report.rate, report.total_steps)  # type: ignore[no-untyped-call]
+        self.events.add_scalar(f"loss/{report.phase}", report.loss, report.total_steps)
+        self.events.add_scalar("rate", report.rate, report.total_steps)
         self.listener(report)
 
     def __exit__(self, *exception: object) -> None:
         self.file.close()
-        self.events.close()  # type: ignore[no-untyped-call]
+        self.events.close()
 
 
 def with_budget(config: RunConfig, steps: int | None, minutes: float | None) -> RunConfig:

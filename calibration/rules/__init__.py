@@ -3,8 +3,8 @@
 An eligibility rule has `check(node) -> reason to leave the node in float, or None`.
 A placement rule has `sites(graph, quantised) -> where a Q/DQ pair must stand for these nodes`.
 
-What no rule asks for stays float: there is no pair in front of Resize, Concat, products, norms, Sigmoid or TopK, and none
-behind the network's outputs. Sources: tensorrt.md, section 4, with NVIDIA's own.
+What no rule asks for stays float: there is no pair in front of Resize, Concat, products, norms, Sigmoid or TopK, and
+none behind the network's outputs. Sources: tensorrt.md, section 4, with NVIDIA's own.
 """
 
 from __future__ import annotations

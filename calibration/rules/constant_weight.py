@@ -1,7 +1,7 @@
 """Only a convolution whose weight is a constant of its own can be quantised ahead of time.
 
-The weight becomes an INT8 initialiser (see `conv_weight`). A computed weight has no values yet; a shared one would be changed
-for its other readers too.
+The weight becomes an INT8 initialiser (see `conv_weight`). A computed weight has no values yet; a shared one would be
+changed for its other readers too.
 """
 
 from __future__ import annotations

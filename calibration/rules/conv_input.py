@@ -2,9 +2,9 @@
 
     x ─ Q ─ DQ ─ Conv(DQ(w₈)) ─ Relu ─ …
 
-TensorRT fuses DQ → Conv → Relu → (the next layer's) Q into one INT8 kernel. A pair directly behind the convolution would stand
-between it and its ReLU: the fusion is lost, and half of the range is spent on values that the ReLU throws away. Both inputs must
-be quantised, or the convolution runs in float; the weight's side is `conv_weight`.
+TensorRT fuses DQ → Conv → Relu → (the next layer's) Q into one INT8 kernel. A pair directly behind the convolution
+would stand between it and its ReLU: the fusion is lost, and half of the range is spent on values that the ReLU throws
+away. Both inputs must be quantised, or the convolution runs in float; the weight's side is `conv_weight`.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ For channel c of w (outputs×inputs×kh×kw):
 
     scale[c] = max|w[c]| / 127        w₈[c] = round(w[c] / scale[c])        w[c] ≈ scale[c] · w₈[c]
 
-The alternative, float weights with a QuantizeLinear, is four times the file and leaves the rounding to each engine. −128 is not
-used, so that the grid is symmetric like the activations'. An INT32 bias behind a DequantizeLinear, ONNX Runtime's default, is
-refused by TensorRT's parser.
+The alternative, float weights with a QuantizeLinear, is four times the file and leaves the rounding to each engine.
+−128 is not used, so that the grid is symmetric like the activations'. An INT32 bias behind a DequantizeLinear, ONNX
+Runtime's default, is refused by TensorRT's parser.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ NEGLIGIBLE = 1e-12  # a channel below this is zero, and its scale must still be 
 
 
 def rewrite(conv: gs.Node) -> gs.Node:
-    """Let `conv` read its weight, a float constant, in INT8 form. The initialiser keeps its name; the new node is returned."""
+    """Let `conv` read its weight, a float constant, in INT8 form. The initialiser keeps its name.
+
+    Returns:
+        The new DequantizeLinear, which is not in the graph yet.
+    """
     weight = conv.inputs[1]
     values, scale = quantise_weight(weight.values)
     dequantised = gs.Variable(f"{weight.name}.dequantised", np.float32, values.shape)

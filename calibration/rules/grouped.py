@@ -1,7 +1,7 @@
 """Grouped convolutions stay float.
 
-TensorRT has INT8 kernels for few of them (modelopt: only with output channels in multiples of 8 and kernels of 3 and more),
-and a depthwise convolution is bound by memory: the Q/DQ pair costs more than INT8 saves.
+TensorRT has INT8 kernels for few of them (modelopt: only with output channels in multiples of 8 and kernels of 3 and
+more), and a depthwise convolution is bound by memory: the Q/DQ pair costs more than INT8 saves.
 """
 
 from __future__ import annotations

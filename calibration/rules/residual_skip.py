@@ -3,10 +3,10 @@
     x ─ Q ─ DQ ─┬─ Conv ─ Relu ─ Q ─ DQ ─ Conv ─┐
                 └────────── (skip) ─────────── Add ─ Relu ─ …
 
-TensorRT then runs Conv, Add and Relu as one INT8 kernel: it adds the dequantised skip to the convolution's INT32 sums before they
-are rounded. With a float skip the kernel's output is float (TensorRT#1992); with a pair on the convolution's side too, the sum is
-rounded twice and the fusion is lost. Where the skip has a convolution of its own (downsample), the one nearer to the image is the
-skip: the other ends the longer path.
+TensorRT then runs Conv, Add and Relu as one INT8 kernel: it adds the dequantised skip to the convolution's INT32 sums
+before they are rounded. With a float skip the kernel's output is float (TensorRT#1992); with a pair on the
+convolution's side too, the sum is rounded twice and the fusion is lost. Where the skip has a convolution of its own
+(downsample), the one nearer to the image is the skip: the other ends the longer path.
 """
 
 from __future__ import annotations

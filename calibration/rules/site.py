@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
 
-class Site(NamedTuple):
+@dataclass(frozen=True)
+class Site:
     """One input of one node that must read `tensor` through a Q/DQ pair."""
 
     node: gs.Node

@@ -1,7 +1,8 @@
 """A convolution over a 1×1 map is a matrix-vector product and stays float.
 
-It reads each weight once, so memory bounds it, not arithmetic; and its input, a global mean, has no spatial neighbours that would
-average the rounding out. ASPP's pooled branch is the case at hand; modelopt leaves such products out as well.
+It reads each weight once, so memory bounds it, not arithmetic; and its input, a global mean, has no spatial neighbours
+that would average the rounding out. ASPP's pooled branch is the case at hand; modelopt leaves such products out as
+well.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from segrd_edge.training.models.destseg import PUBLISHED_BATCH, DeSTSeg
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("size_hw", [(64, 64), (64, 96)])
-def test_a_model_trains_its_phases(name: str, size_hw: tuple[int, int]) -> None:
+@pytest.mark.parametrize("recipe_name", ["published", "short"])
+def test_a_model_trains_its_phases(name: str, size_hw: tuple[int, int], recipe_name: str) -> None:
     torch.manual_seed(0)
     model = build_model(name, size_hw=size_hw)
     images = torch.randn(2, 3, *size_hw)
@@ -24,11 +25,12 @@ def test_a_model_trains_its_phases(name: str, size_hw: tuple[int, int]) -> None:
     assert sum(p.share_of_time for p in model.phases()) == pytest.approx(1)
     for phase in model.phases():
         phase.objective.train()
-        optimiser = phase.optimiser([dict(g) for g in phase.parameters])
-        before = [p.clone() for g in phase.parameters for p in g["params"]]
+        recipe = getattr(phase, recipe_name)
+        optimiser = recipe.optimiser([dict(g) for g in recipe.groups])
+        before = [p.clone() for g in recipe.groups for p in g["params"]]
         phase.objective(batch).backward()
         optimiser.step()
-        after = [p for g in phase.parameters for p in g["params"]]
+        after = [p for g in recipe.groups for p in g["params"]]
         assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(torch.equal(v, teacher[k]) for k, v in model.teacher.state_dict().items())
     raw = model.eval()(images)

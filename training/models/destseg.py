@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from segrd_edge.mapspec import MapSpec
 
-from ..backbone import ResNetFeatures, freeze, l2_normalise
+from ..backbone import ResNetFeatures, backbone_spec, freeze, l2_normalise
 from ..blocks import DenoisingDecoder, SegmentationHead
 from ..losses import distillation_loss, head_target, segmentation_loss
-from ..phases import Batch, Phase
+from ..phases import Batch, Phase, Recipe
 
 PUBLISHED_BATCH = 32
 PUBLISHED_STEPS = 5000  # of which 1000 train the student
@@ -43,9 +43,10 @@ class DeSTSeg(nn.Module):
         head_fusion_kernel: int = 3,
     ) -> None:
         super().__init__()
+        channels = backbone_spec(backbone).channels[:3]
         self.teacher = freeze(ResNetFeatures(backbone, stages=3))
-        self.student = Student(self.teacher.channels)
-        self.head = SegmentationHead(sum(self.teacher.channels), head_width, head_fusion_kernel)
+        self.student = Student(channels)
+        self.head = SegmentationHead(sum(channels), head_width, head_fusion_kernel)
         self.map_spec = MapSpec("sigmoid", 0.0, MapSpec.top_pixels_for(size_hw))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -60,23 +61,23 @@ class DeSTSeg(nn.Module):
 
     def phases(self) -> list[Phase]:
         sgd = partial(torch.optim.SGD, lr=0.4, momentum=0.9, weight_decay=1e-4)
+        adam = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4)
+        student = list(self.student.parameters())
+        residual, rest = self.head.residual_parameters, self.head.head_parameters
         return [
             Phase(
                 "student",
                 StudentObjective(self),
-                [{"params": list(self.student.parameters()), "lr": 0.4}],
-                sgd,
+                published=Recipe(sgd, [{"params": student, "lr": 0.4}]),
+                short=Recipe(adam, [{"params": student, "lr": 1e-3}]),
                 share_of_steps=0.2,
                 share_of_time=0.4,
             ),
             Phase(
                 "head",
                 HeadObjective(self),
-                [
-                    {"params": self.head.residual_parameters, "lr": 0.1},
-                    {"params": self.head.head_parameters, "lr": 0.01},
-                ],
-                sgd,
+                published=Recipe(sgd, [{"params": residual, "lr": 0.1}, {"params": rest, "lr": 0.01}]),
+                short=Recipe(adam, [{"params": residual + rest, "lr": 1e-3}]),
                 share_of_steps=0.8,
                 share_of_time=0.6,
             ),

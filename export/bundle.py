@@ -1,0 +1,185 @@
+"""The export station: a run in, a bundle out.
+
+    run ─► core graph ─► deploy graph ─► parity ─► calibration ─► INT8 graph ─► thresholds, metrics ─► bundle
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from segrd_edge.bundle import SUFFIX, write_bundle
+from segrd_edge.calibration.calibrate import Calibration, Scope, calibrate
+from segrd_edge.calibration.frames import DEFAULT_COUNT, CalibrationFrame, choose_frames
+from segrd_edge.calibration.session import run_engine
+from segrd_edge.errors import ExportError, OptionError
+from segrd_edge.manifest import Manifest, Precision
+from segrd_edge.training.data import Photo, file_sha256, scan
+from segrd_edge.training.evaluate import Evaluation, evaluation_photos
+from segrd_edge.training.run import Run
+
+from .deploy import build_deploy_graph
+from .judge import Judgement, judge
+from .onnx import export_core
+from .parity import check_parity
+from .record import GOLDEN_FILE, GraphFacts, build_manifest, graph_file
+
+GOLDEN_IMAGES = 4  # half good, half with synthetic defects; every Detector.self_test runs them all
+_GOLDEN_SEED = 1  # apart from the calibration frames
+
+Said = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A written bundle and everything that was found out on the way."""
+
+    path: Path
+    manifest: Manifest
+    held_out_scores: dict[str, list[float]]  # of the good images that set each threshold
+    evaluations: dict[str, Evaluation]  # empty without defect images
+    graph_bytes: dict[Precision, int]
+    calibration: Calibration | None  # None without INT8
+
+
+@dataclass(frozen=True)
+class _Photographs:
+    """What the export takes from the folder of photographs."""
+
+    train: list[Path]  # calibrate, and give the golden images
+    held_out: list[Path]  # set the thresholds
+    test: list[Photo]  # evaluate; empty without defect images
+
+
+def export_bundle(
+    run: Run | str | Path,
+    out: str | Path,
+    *,
+    int8: bool = True,
+    data: str | Path | None = None,
+    calibration_images: int = DEFAULT_COUNT,
+    int8_scope: Scope = "auto",
+    evaluate: bool = True,
+    said: Said = lambda line: None,
+) -> ExportResult:
+    """Export a run as a bundle (`out`, *.segrd).
+
+    Args:
+        int8: add an INT8 graph and make it the default.
+        data: where the run's photographs are now; None is where training found them.
+        calibration_images: number of calibration frames, half of them with synthetic defects.
+        int8_scope: what INT8 covers, see `calibration.calibrate`.
+        evaluate: measure every graph on the folder's test photographs, where there are defects among them.
+        said: called with a line of progress before each stage.
+
+    Raises:
+        ExportError: the graph would not be the same model, or photographs have changed since training.
+        TrainingError, DataError: the run or its photographs are missing.
+        OptionError: an argument that cannot work.
+    """
+    out = Path(out)
+    if out.suffix != SUFFIX:  # now rather than after minutes of work
+        raise OptionError(f"{out}: a bundle's name ends in {SUFFIX}", fix=f"name it {out.with_suffix(SUFFIX)}")
+    run = run if isinstance(run, Run) else Run.load(run)
+    photographs = _find_photographs(run, data, evaluate)
+
+    said("writing the network as ONNX")
+    core = export_core(run.model, run.preprocess.size_hw)
+    graphs: dict[Precision, onnx.ModelProto] = {"fp32": build_deploy_graph(core, run.preprocess, run.map_spec)}
+
+    said("comparing it with torch on golden images")
+    golden = [f.image_bgr_u8 for f in _choose(run, photographs, GOLDEN_IMAGES, _GOLDEN_SEED)]
+    parity = check_parity(run.model, graphs["fp32"], run.preprocess, run.map_spec, golden)
+
+    calibration = None
+    if int8:
+        said(f"calibrating INT8 on {calibration_images} frames")
+        frames = _choose(run, photographs, calibration_images)
+        calibration = calibrate(graphs["fp32"], frames, scope=int8_scope)
+        graphs["int8"] = calibration.model
+        said(calibration.decision)
+
+    judgements: dict[Precision, Judgement] = {}
+    for precision, graph in graphs.items():
+        said(f"scoring {len(photographs.held_out)} held-out and {len(photographs.test)} test images with {precision}")
+        judgements[precision] = judge(
+            graph, run.preprocess, photographs.held_out, photographs.test, false_reject=run.config.false_reject
+        )
+
+    said(f"writing {out}")
+    expected = golden_outputs(graphs, golden)
+    facts = {p: GraphFacts(g, parity if p == "fp32" else _moved(expected, p), judgements[p]) for p, g in graphs.items()}
+    manifest = build_manifest(run, out.stem, facts, calibration, len(golden))
+    members = {graph_file(p): graph.SerializeToString() for p, graph in graphs.items()}
+    write_bundle(out, manifest, {**members, GOLDEN_FILE: _npz(expected)})
+    return ExportResult(
+        path=out,
+        manifest=manifest,
+        held_out_scores={p: judgement.held_out_scores for p, judgement in judgements.items()},
+        evaluations={p: judgement.evaluation for p, judgement in judgements.items() if judgement.evaluation},
+        graph_bytes={p: len(members[graph_file(p)]) for p in graphs},
+        calibration=calibration,
+    )
+
+
+def golden_outputs(
+    graphs: dict[Precision, onnx.ModelProto], images_bgr_u8: Sequence[npt.NDArray[np.uint8]]
+) -> dict[str, npt.NDArray[Any]]:
+    """The golden images and what each graph gives for them in ONNX Runtime, as `Bundle.golden` describes it."""
+    arrays: dict[str, npt.NDArray[Any]] = {"images": np.stack(images_bgr_u8)}
+    for precision, graph in graphs.items():
+        outputs = list(run_engine("onnxruntime", graph, images_bgr_u8))
+        arrays[f"score_{precision}"] = np.array([output.score for output in outputs], np.float32)
+        arrays[f"map_{precision}"] = np.stack([output.anomaly_map for output in outputs])
+    return arrays
+
+
+def _find_photographs(run: Run, data: str | Path | None, evaluate: bool) -> _Photographs:
+    """The very photographs that training saw: other files would give a threshold, but not this run's."""
+    train, held_out = (_unchanged(run, purpose, data) for purpose in ("train", "held_out"))
+    folder = scan(data or run.config.data)
+    sums = {entry["sha256"] for entry in run.data["held_out"]}
+    test = evaluation_photos(folder, sums) if evaluate and any(photo.is_defect for photo in folder.test) else []
+    return _Photographs(train, held_out, test)
+
+
+def _unchanged(run: Run, purpose: str, data: str | Path | None) -> list[Path]:
+    paths = run.photo_paths(purpose, data)
+    recorded = [entry["sha256"] for entry in run.data[purpose]]
+    if changed := [path for path, sha256 in zip(paths, recorded, strict=True) if file_sha256(path) != sha256]:
+        raise ExportError(
+            f"{len(changed)} of {len(paths)} {purpose} photographs changed after training (first: {changed[0]})",
+            expected="the files that the run was trained on, as they were",
+            fix="say with --data FOLDER where those are, or train again on these",
+        )
+    return paths
+
+
+def _choose(run: Run, photographs: _Photographs, count: int, stream: int = 0) -> list[CalibrationFrame]:
+    textures = run.config.textures  # the folder may have stayed on the machine that trained
+    return choose_frames(
+        photographs.train,
+        run.preprocess,
+        count=count,
+        seed=run.config.seed + stream,
+        textures=textures if textures and Path(textures).is_dir() else None,
+    )
+
+
+def _moved(golden: dict[str, npt.NDArray[Any]], precision: Precision) -> dict[str, float]:
+    """Largest absolute differences of a graph's outputs from the float32 graph's, which parity has tied to torch."""
+    outputs = ("map", "score")
+    return {name: float(np.abs(golden[f"{name}_{precision}"] - golden[f"{name}_fp32"]).max()) for name in outputs}
+
+
+def _npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    return file.getvalue()

@@ -1,0 +1,244 @@
+"""Small charts as inline SVG: pure functions from numbers to markup.
+
+No colour stands here: marks carry the classes that templates/report.css paints for light, dark and paper. Lengths are CSS px.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+_Floats = npt.NDArray[np.float64]
+
+_LOGIT_TICKS = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 1 - 1e-5, 1 - 1e-6)
+_STRIP_HEIGHT, _STRIP_GAP, _STRIP_BINS = 26, 12, 72
+_BAR_HEIGHT, _BAR_GAP, _GROUP_GAP = 13, 3, 11
+_TICK_CLEARANCE = 34  # ticks closer than this would run into each other
+_LOGIT_LIMIT = 1e-6  # scores closer to 0 or 1 than this are drawn at it
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How values become positions along an axis, 0 at `low` and 1 at `high`; what lies outside is drawn at the end."""
+
+    low: float
+    high: float
+    kind: Literal["linear", "log", "logit"] = "linear"
+
+    def at(self, values: npt.ArrayLike) -> _Floats:
+        """Positions in [0, 1], of the shape of `values`."""
+        low, high = self._stretch(np.array([self.low, self.high]))
+        positions = (self._stretch(np.asarray(values, np.float64)) - low) / max(high - low, 1e-12)
+        return np.asarray(np.clip(positions, 0, 1), np.float64)
+
+    def ticks(self, length_px: float) -> list[float]:
+        """Round values along an axis of this length, far enough apart to be labelled."""
+        if self.kind == "linear":
+            candidates = _round_steps(self.low, self.high, max(2, length_px / 80))
+        elif self.kind == "log":
+            candidates = _round_decades(self.low, self.high)
+        else:
+            candidates = list(_LOGIT_TICKS)
+        return _apart([v for v in candidates if self.low <= v <= self.high], self, length_px)
+
+    def _stretch(self, values: _Floats) -> _Floats:
+        if self.kind == "log":
+            return np.asarray(np.log(np.maximum(values, 1e-12)), np.float64)
+        if self.kind == "logit":
+            inside = np.clip(values, _LOGIT_LIMIT, 1 - _LOGIT_LIMIT)
+            return np.asarray(np.log(inside / (1 - inside)), np.float64)
+        return values
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of a `score_strips` chart."""
+
+    label: str
+    scores: Sequence[float]
+    tone: str  # CSS class: "good" or "defect"
+    note: str  # at the row's right end
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a `grouped_bars` chart."""
+
+    label: str
+    value: float
+    reach: float  # a thin line goes on to here
+    note: str  # behind the bar
+    tone: str  # CSS class
+
+
+def score_axis(groups: Sequence[Sequence[float]], threshold: float) -> Axis:
+    """The axis on which these groups of anomaly scores can be told apart: linear, or logit where a group is squeezed against 0 or 1."""
+    scores = np.concatenate([np.asarray(group, np.float64) for group in groups] + [np.array([threshold])])
+    low, high = float(scores.min()), float(scores.max())
+    spreads = [float(np.ptp(np.quantile(group, (0.1, 0.9)))) for group in groups if len(group) > 1]
+    if 0 <= low and high <= 1 and spreads and min(spreads) < 0.06 * (high - low):
+        return Axis(max(low * 0.7, _LOGIT_LIMIT), min(1 - (1 - high) * 0.7, 1 - _LOGIT_LIMIT), "logit")
+    margin = 0.03 * max(high - low, 1e-3)
+    return Axis(max(0.0, low - margin), high + margin)
+
+
+def score_strips(
+    strips: Sequence[Strip], threshold: float, axis: Axis, *, width: int = 500, label_width: int = 132, note_width: int = 78
+) -> str:
+    """A histogram per row on one common axis, each as tall as its own fullest bin, and the threshold through all of them."""
+    left, right, top = label_width, width - note_width, 20
+    bottom = top + len(strips) * (_STRIP_HEIGHT + _STRIP_GAP)
+    x = left + float(axis.at(threshold)) * (right - left)
+    rows = [_strip(strip, axis, left, right, top + k * (_STRIP_HEIGHT + _STRIP_GAP)) for k, strip in enumerate(strips)]
+    marks = [
+        *_x_axis(axis, left, right, top, bottom),
+        *rows,
+        f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{bottom}"/>',
+        _text(min(max(x, left + 36), right - 36), top - 10, f"threshold {threshold:.4g}", "strong", "middle"),
+    ]
+    return _svg(width, bottom + 20, marks, "Histograms of anomaly scores by group, with the threshold")
+
+
+def _strip(strip: Strip, axis: Axis, left: float, right: float, top: float) -> str:
+    base = top + _STRIP_HEIGHT
+    counts, edges = np.histogram(axis.at(strip.scores), _STRIP_BINS, (0, 1))
+    heights = counts / max(1, counts.max()) * (_STRIP_HEIGHT - 2)
+    # A single image among many must still be seen.
+    heights = np.where(counts > 0, np.maximum(heights, 2.0), 0.0)
+    spans = left + edges * (right - left)
+    bars = "".join(
+        f"M{spans[k]:.1f} {base}V{base - heights[k]:.1f}H{spans[k + 1] - 0.6:.1f}V{base}Z" for k in np.flatnonzero(counts)
+    )
+    return (
+        f'<line class="base" x1="{left}" x2="{right}" y1="{base}" y2="{base}"/>'
+        f'<path class="{escape(strip.tone)}" d="{bars}"/>'
+        + _text(left - 10, base - 8, strip.label, "label", "end")
+        + _text(right + 10, base - 8, strip.note, "note", "start")
+    )
+
+
+def curve(
+    x: npt.ArrayLike, y: npt.ArrayLike, *, title: str, log: bool = False, width: int = 500, height: int = 150, x_label: str = ""
+) -> str:
+    """One noisy line as its running median, with the range around it as a band. `x` ascending, both of one length > 0."""
+    xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    left, right, top, bottom = 48, width - 12, 22, height - (34 if x_label else 8)
+    x_axis = Axis(float(xs[0]), float(xs[-1]))
+    y_axis = _value_axis(ys, log)
+    middle, low, high, at = _summarise(xs, ys, bins=min(160, xs.size))
+    points = left + x_axis.at(at) * (right - left)
+    rows = [bottom - y_axis.at(values) * (bottom - top) for values in (middle, low, high)]
+    band = _path(points, rows[2]) + _path(points[::-1], rows[1][::-1]).replace("M", "L", 1) + "Z"
+    marks = [
+        _text(left, 12, title, "strong", "start"),
+        *_y_axis(y_axis, left, right, top, bottom),
+        f'<path class="band" d="{band}"/><path class="curve" d="{_path(points, rows[0])}"/>',
+    ]
+    if x_label:
+        marks += _x_axis(x_axis, left, right, bottom, bottom)
+        marks.append(_text((left + right) / 2, height - 4, x_label, "note", "middle"))
+    return _svg(width, height, marks, title)
+
+
+def grouped_bars(groups: Sequence[tuple[str, Sequence[Bar]]], *, width: int = 720, label_width: int = 190, note_width: int = 190) -> str:
+    """Horizontal bars from zero, grouped under a label each. At least one bar."""
+    left, right = label_width, width - note_width
+    axis = Axis(0.0, max(bar.reach for _, bars in groups for bar in bars) or 1.0)
+    marks: list[str] = []
+    y = 6.0
+    for label, bars in groups:
+        marks.append(_text(0, y + _BAR_HEIGHT - 2.5, label, "strong", "start"))
+        for bar in bars:
+            marks.append(_bar(bar, axis, left, right, y))
+            y += _BAR_HEIGHT + _BAR_GAP
+        y += _GROUP_GAP
+    return _svg(width, round(y - _GROUP_GAP + 4), marks, "Bars: " + ", ".join(label for label, _ in groups))
+
+
+def _bar(bar: Bar, axis: Axis, left: float, right: float, y: float) -> str:
+    end, reach = (left + float(axis.at(value)) * (right - left) for value in (bar.value, bar.reach))
+    middle = y + _BAR_HEIGHT / 2
+    return (
+        f'<rect class="{escape(bar.tone)}" x="{left}" y="{y}" width="{max(end - left, 1):.1f}" height="{_BAR_HEIGHT}"/>'
+        f'<path class="reach" d="M{end:.1f} {middle}H{reach:.1f}M{reach:.1f} {y + 3}V{y + _BAR_HEIGHT - 3}"/>'
+        + _text(left - 8, y + _BAR_HEIGHT - 2.5, bar.label, "label", "end")
+        + _text(reach + 8, y + _BAR_HEIGHT - 2.5, bar.note, "note", "start")
+    )
+
+
+def _summarise(xs: _Floats, ys: _Floats, bins: int) -> tuple[_Floats, _Floats, _Floats, _Floats]:
+    """Median, 10th and 90th percentile of consecutive groups, each over its neighbours too, and where the groups lie."""
+    parts = np.array_split(np.arange(xs.size), bins)
+    windows = [ys[max(0, part[0] - part.size - 2) : part[-1] + part.size + 3] for part in parts]
+    low, middle, high = np.array([np.quantile(window, (0.1, 0.5, 0.9)) for window in windows]).T
+    return middle, low, high, np.array([xs[part].mean() for part in parts])
+
+
+def _value_axis(ys: _Floats, log: bool) -> Axis:
+    if log and ys.min() > 0:
+        low, high = np.quantile(ys, (0.005, 0.995))
+        return Axis(float(low) * 0.9, float(high) * 1.1, "log")
+    return Axis(min(0.0, float(ys.min())), float(ys.max()) * 1.05 or 1.0)
+
+
+def _x_axis(axis: Axis, left: float, right: float, top: float, bottom: float) -> list[str]:
+    marks = []
+    for tick in axis.ticks(right - left):
+        x = left + float(axis.at(tick)) * (right - left)
+        marks.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom + 4}"/>')
+        marks.append(_text(x, bottom + 16, f"{tick:.7g}", "tick", "middle"))
+    return marks
+
+
+def _y_axis(axis: Axis, left: float, right: float, top: float, bottom: float) -> list[str]:
+    marks = []
+    for tick in axis.ticks(bottom - top):
+        y = bottom - float(axis.at(tick)) * (bottom - top)
+        marks.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        marks.append(_text(left - 8, y + 3.5, f"{tick:.6g}", "tick", "end"))
+    return marks
+
+
+def _round_steps(low: float, high: float, count: float) -> list[float]:
+    rough = max(high - low, 1e-12) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [k * step for k in range(first, last + 1)]
+
+
+def _round_decades(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1,) if high / low > 30 else (1, 2, 5)
+    return [factor * 10.0**power for power in powers for factor in factors]
+
+
+def _apart(values: list[float], axis: Axis, length_px: float) -> list[float]:
+    """Every value that keeps its distance from the one before, or as far as a line of text is tall on short axes."""
+    distance = min(_TICK_CLEARANCE, length_px / 3)
+    kept: list[float] = []
+    for value in values:
+        if not kept or float(axis.at(value) - axis.at(kept[-1])) * length_px >= distance:
+            kept.append(value)
+    return kept
+
+
+def _path(xs: _Floats, ys: _Floats) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in zip(xs, ys, strict=True))
+
+
+def _text(x: float, y: float, text: str, style: str, anchor: str) -> str:
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(width: int, height: int, marks: Sequence[str], description: str) -> str:
+    return (
+        f'<svg class="chart" role="img" aria-label="{escape(description)}" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}">{"".join(marks)}</svg>'
+    )

@@ -1,0 +1,74 @@
+"""`segrd-export`: a run in, a bundle and its report out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from segrd_edge.console import console, emit_json, json_option, new_table, print_table
+
+if TYPE_CHECKING:
+    from .bundle import ExportResult
+
+_METRICS = ("image_auroc", "pixel_ap", "aupro")
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="The run's folder, as segrd-train wrote it.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The bundle to write; default is the run's name.segrd.")] = None,
+    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Add an INT8 graph, the new default.")] = True,
+    data: Annotated[Path | None, typer.Option(help="Where the run's photographs are now.")] = None,
+    calibration_images: Annotated[int, typer.Option(help="Frames that set the INT8 scales.")] = 64,
+    int8_scope: Annotated[str, typer.Option(help="What INT8 covers: auto, all or head.")] = "auto",
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write an HTML report beside it.")] = True,
+    json: Annotated[bool, json_option] = False,
+) -> None:
+    """Export a trained detector as one deployable file, with INT8 calibration and a report."""
+    from segrd_edge.training.run import Run
+
+    from .bundle import export_bundle
+
+    loaded = Run.load(run)
+    result = export_bundle(
+        loaded,
+        out or Path(f"{run.resolve().name}.segrd"),
+        int8=int8,
+        data=data,
+        calibration_images=calibration_images,
+        int8_scope=cast(Any, int8_scope),
+        said=lambda line: console.print(line, markup=False),
+    )
+    page = result.path.with_suffix(".html") if report else None
+    if page is not None:
+        from .report import write_report
+
+        console.print(f"writing {page}", markup=False)
+        write_report(page, loaded, result)
+    _show(result, page, as_json=json)
+
+
+def _show(result: ExportResult, page: Path | None, *, as_json: bool) -> None:
+    rows = {precision: _figures(result, precision) for precision in result.graph_bytes}
+    table = new_table(str(result.path), "precision", "size, MB", "max |Δ| to torch", "threshold", *_METRICS)
+    for precision, row in rows.items():
+        parity = f"map {row['parity']['map']:.1e}, score {row['parity']['score']:.1e}"
+        metrics = ["–" if row[name] is None else f"{row[name]:.4f}" for name in _METRICS]
+        table.add_row(precision, f"{row['size_mb']:.1f}", parity, f"{row['threshold']:.4f}", *metrics)
+    print_table(table, as_json=as_json)
+    if as_json:
+        decision = result.calibration.decision if result.calibration else None
+        emit_json({"bundle": str(result.path), "report": str(page) if page else None, "int8": decision, "graphs": rows})
+
+
+def _figures(result: ExportResult, precision: Any) -> dict[str, Any]:
+    record = result.manifest.graphs[precision]
+    metrics = record.metrics or {}
+    return {
+        "size_mb": result.graph_bytes[precision] / 1e6,
+        "parity": record.parity,
+        "threshold": record.threshold.value,
+        "statement": record.threshold.statement,
+        **{name: metrics.get(name) for name in _METRICS},
+    }

@@ -1,0 +1,67 @@
+"""What one graph makes of the photographs: a threshold from held-out good images, metrics on the test images.
+
+Every precision is judged by itself, in the engine that will run it: a threshold that is right for float32 is not right
+for INT8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from segrd_edge import engines
+from segrd_edge.frames import read_frame
+from segrd_edge.preprocess import Preprocess
+from segrd_edge.training.data import Photo
+from segrd_edge.training.evaluate import Evaluation, Predictor, evaluate_photos
+from segrd_edge.training.threshold import Threshold, choose_threshold
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How one graph does."""
+
+    held_out_scores: list[float]  # of the good images that the threshold comes from
+    threshold: Threshold
+    evaluation: Evaluation | None  # None where there are no defect images to test on
+
+
+def judge(
+    graph: onnx.ModelProto,
+    preprocess: Preprocess,
+    held_out: Sequence[Path],
+    test: Sequence[Photo],
+    *,
+    false_reject: float,
+    engine: str = "auto",
+) -> Judgement:
+    """Run a deploy graph on photographs.
+
+    Args:
+        held_out: good photographs that neither training nor calibration has seen. test: photographs to evaluate on, may
+        be empty. Their defects state the escape rate and never move the threshold. false_reject: budget of good parts
+        called defective. engine: "auto" is the fastest installed, which a Detector takes as well.
+    """
+    loaded = engines.create(engine, graph.SerializeToString())
+    try:
+        predictor = _predictor(loaded, preprocess)
+        scores = [predictor(read_frame(path, value_range=preprocess.value_range))[1] for path in held_out]
+        evaluation = evaluate_photos(predictor, preprocess, test) if test else None
+    finally:
+        loaded.close()
+    defect_scores = evaluation.defect_scores if evaluation else None
+    threshold = choose_threshold(scores, false_reject=false_reject, defect_scores=defect_scores)
+    return Judgement(scores, threshold, evaluation)
+
+
+def _predictor(engine: engines.Engine, preprocess: Preprocess) -> Predictor:
+    def predict(frame: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
+        output = engine.run(preprocess.resize(frame)[None])
+        return output.anomaly_map.copy(), output.score  # the engine overwrites its own map
+
+    return predict

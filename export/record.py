@@ -1,0 +1,104 @@
+"""The manifest of an export: what the stations found, in the words of `segrd_edge.manifest`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import onnx
+
+from segrd_edge.calibration.calibrate import Calibration
+from segrd_edge.calibration.graph import OPSET
+from segrd_edge.manifest import Manifest, Precision
+from segrd_edge.training.run import Run
+
+from .judge import Judgement
+from .onnx import multiply_accumulates
+
+GOLDEN_FILE = "golden.npz"
+
+
+class GraphFacts(NamedTuple):
+    """What the manifest says of one graph."""
+
+    graph: onnx.ModelProto
+    parity: dict[str, float]
+    judgement: Judgement
+
+
+def graph_file(precision: Precision) -> str:
+    """The member of the bundle that holds a graph."""
+    return f"graphs/{precision}.onnx"
+
+
+def build_manifest(
+    run: Run, product: str, graphs: Mapping[Precision, GraphFacts], calibration: Calibration | None, golden_count: int
+) -> Manifest:
+    """The manifest of a bundle with these graphs; INT8 is the default where there is one."""
+    fields: dict[str, Any] = {
+        "product": product,
+        "created": datetime.now(timezone.utc).replace(microsecond=0),
+        "segrd_edge_version": version("segrd-edge"),
+        "model": _model(run, graphs["fp32"].graph),
+        "data": _data(run),
+        "preprocess": run.preprocess.to_dict(),
+        "map_spec": run.map_spec.to_dict(),
+        "graphs": {precision: _graph(precision, facts) for precision, facts in graphs.items()},
+        "default_precision": "int8" if "int8" in graphs else "fp32",
+        "calibration": None if calibration is None else _calibration(run, calibration),
+        "golden": {"file": GOLDEN_FILE, "count": golden_count},
+    }
+    return Manifest.model_validate(fields)
+
+
+def _model(run: Run, graph: onnx.ModelProto) -> dict[str, Any]:
+    return {
+        "name": run.config.model,
+        "backbone": run.config.backbone,
+        "teacher": run.record["teacher"],
+        "parameters": sum(math.prod(tensor.dims) for tensor in graph.graph.initializer),
+        "gmacs": round(multiply_accumulates(graph) / 1e9, 3),
+        "training": {
+            "steps": run.record["steps"],
+            "seed": run.config.seed,
+            "batch": run.config.batch,
+            "minutes": round(run.record["seconds"] / 60, 2),
+            "images": len(run.data["train"]),
+        },
+    }
+
+
+def _data(run: Run) -> dict[str, Any]:
+    return {
+        "layout": run.data["layout"],
+        "counts": run.data["counts"],
+        "train": len(run.data["train"]),
+        "held_out": len(run.data["held_out"]),
+        # so that an evaluation of the bundle can tell the good images that training has not seen
+        "held_out_sha256": [entry["sha256"] for entry in run.data["held_out"]],
+    }
+
+
+def _graph(precision: Precision, facts: GraphFacts) -> dict[str, Any]:
+    evaluation = facts.judgement.evaluation
+    return {
+        "file": graph_file(precision),
+        "opset": OPSET,
+        "parity": facts.parity,
+        "threshold": facts.judgement.threshold.to_dict(),
+        "metrics": None if evaluation is None else evaluation.to_dict(),
+    }
+
+
+def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
+    recorded = {entry["sha256"]: entry["file"] for entry in run.data["train"]}
+    return {
+        "method": calibration.ranges.method,
+        "percentile": calibration.ranges.percentile,
+        "frames": [{"file": recorded[f.sha256], "sha256": f.sha256, "kind": f.kind} for f in calibration.frames],
+        "quantised": list(calibration.plan.quantised),
+        "left_float": [{"node": name, "reason": reason} for name, reason in calibration.plan.left_float.items()],
+    }

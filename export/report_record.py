@@ -1,0 +1,169 @@
+"""What the report takes from records rather than images: training log, calibration, latency, versions, commands."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from segrd_edge import engines
+from segrd_edge.bundle import Bundle
+from segrd_edge.manifest import CalibrationRecord
+from segrd_edge.preprocess import Preprocess
+from segrd_edge.training.run import Run, RunConfig
+
+from . import charts
+from .report_facts import module_totals
+from .report_latency import LatencyTable
+from .report_text import percent, plural
+
+_PACKAGES = ("numpy", "opencv-python-headless", "torch", "onnx", "onnxruntime", "openvino")
+_DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
+
+
+def training_curves(folder: Path) -> list[dict[str, str]]:
+    """Per phase its name, steps and two charts: loss and learning rate. Empty where the run kept no log."""
+    curves = []
+    for phase, rows in _read_log(folder / "log.csv").items():
+        steps, losses, rates = (list(values) for values in zip(*rows, strict=True))
+        log = min(losses) > 0 and max(losses) > 10 * min(losses)
+        title = f"Loss, phase {phase}" + (" (logarithmic)" if log else "")
+        loss = charts.curve(steps, losses, title=title, log=log, height=170)
+        rate = charts.curve(steps, rates, title="Learning rate", height=104, x_label="step of the run")
+        curves.append({"phase": phase, "loss": loss, "rate": rate})
+    return curves
+
+
+def _read_log(path: Path) -> dict[str, list[tuple[int, float, float]]]:
+    """Phase → (step, loss, learning rate). A resumed run repeats steps; the later row counts."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = {int(row["step"]): row for row in csv.DictReader(file)}
+    phases: dict[str, list[tuple[int, float, float]]] = {}
+    for step, row in sorted(rows.items()):
+        phases.setdefault(row["phase"], []).append((step, float(row["loss"]), float(row["rate"])))
+    return phases
+
+
+def calibration_section(record: CalibrationRecord) -> dict[str, Any]:
+    """Frames by kind, method, convolutions per part of the network, and what stays float for which reason."""
+    kinds = [frame.kind for frame in record.frames]
+    reasons: dict[str, list[str]] = {}
+    for left in record.left_float:
+        reasons.setdefault(left.reason, []).append(left.node)
+    method = f"percentile {record.percentile:g}" if record.percentile is not None else record.method
+    return {
+        "good": kinds.count("good"),
+        "synthetic": kinds.count("synthetic"),
+        "photographs": len({frame.file for frame in record.frames}),
+        "method": method,
+        "modules": module_totals(record.quantised, [left.node for left in record.left_float]),
+        "quantised": len(record.quantised),
+        "convolutions": len(record.quantised) + len(record.left_float),
+        "reasons": reasons,
+    }
+
+
+def latency_chart(table: LatencyTable) -> str:
+    """A group of bars per engine, a bar per precision."""
+    groups: dict[str, list[charts.Bar]] = {}
+    for row in table.rows:
+        note = f"{row.median_ms:.1f} ms, p90 {row.p90_ms:.1f} ms"
+        bar = charts.Bar(row.precision, row.median_ms, max(row.p90_ms, row.median_ms), note, f"bar-{row.precision}")
+        groups.setdefault(row.engine, []).append(bar)
+    return charts.grouped_bars(list(groups.items()))
+
+
+def environment() -> list[tuple[str, str]]:
+    """The machine and packages that wrote this report."""
+    rows = [("system", platform.platform()), ("processor", _processor()), ("Python", platform.python_version())]
+    rows += [(package, _version(package)) for package in _PACKAGES]
+    return rows
+
+
+def engine_versions() -> str:
+    return ", ".join(f"{name} {engines.engine_class(name).version()}" for name in engines.available())
+
+
+def checksums(bundle: Bundle, run: Run) -> list[tuple[str, str]]:
+    """Name → SHA-256 of the bundle's members and of the teacher."""
+    teacher = run.record.get("teacher") or {}
+    rows = list(bundle.sha256.items())
+    return [*rows, (f"teacher {teacher['name']}", teacher["sha256"])] if teacher else rows
+
+
+def commands(run: Run, bundle: Path) -> list[str]:
+    """What was typed, or could have been, to get here and to go on."""
+    data, folder, name = (shlex.quote(str(value)) for value in (run.config.data, run.folder, bundle))
+    int8 = " --int8" if "int8" in Bundle.open(bundle).manifest.graphs else ""
+    return [
+        " ".join(["segrd-train", data, "--out", folder, *_train_options(run)]),
+        f"segrd-export {folder}{int8} --out {name}",
+        f"segrd-eval {name} {data}",
+        f"segrd-bench {name}",
+        f"segrd-inspect {name} FRAMES --out results",
+    ]
+
+
+def _train_options(run: Run) -> Iterable[str]:
+    """Options of segrd-train that differ from what it does without them, and those whose default depends on others."""
+    config = run.config
+    for name in ("model", "backbone", "teacher", "textures", "rotation", "held_out", "seed"):
+        if (value := getattr(config, name)) != _DEFAULTS[name]:
+            yield f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
+    for name in ("minutes", "steps"):
+        if (value := getattr(config, name)) is not None:
+            yield f"--{name} {value:g}"
+    yield f"--batch {config.batch}"
+    yield from _preprocess_options(config.preprocess)
+    if not config.foreground:
+        yield "--no-foreground"
+    if config.false_reject != _DEFAULTS["false_reject"]:
+        yield f"--false-reject {percent(config.false_reject).replace(' ', '')}"
+    yield from (f"--option {shlex.quote(f'{name}={value}')}" for name, value in config.options.items())
+    if run.data["problems"]:
+        yield "--skip-bad"
+
+
+def _preprocess_options(preprocess: Preprocess) -> Iterable[str]:
+    height, width = preprocess.size_hw
+    yield f"--size {height}" if height == width else f"--size {height}x{width}"
+    if preprocess.fit != "stretch":
+        yield f"--fit {preprocess.fit}"
+    if preprocess.value_range:
+        yield "--range {}:{}".format(*preprocess.value_range)
+
+
+def latency_sentences(table: LatencyTable) -> list[str]:
+    """The fastest, and where its time goes."""
+    if not table.rows:
+        return ["No engine could run the bundle on this machine, so the latency is unknown."]
+    best = min(table.rows, key=lambda row: row.median_ms)
+    stages = ", ".join(f"{stage} {value:.2f} ms" for stage, value in best.stages_ms.items())
+    return [
+        f"Fastest here: {best.engine} at {best.precision}, {best.median_ms:.1f} ms from frame to inspection ({stages}).",
+        f"Measured in {plural(table.rounds, 'interleaved round')} while this report was written, on whatever else the machine was doing: "
+        "an impression. segrd-bench is the measurement.",
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()

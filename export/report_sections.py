@@ -1,0 +1,253 @@
+"""The report's sections that rest on images and scores, each as the template wants it: words, numbers and markup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from segrd_edge.errors import SegrdError
+from segrd_edge.manifest import Manifest
+from segrd_edge.training.data import GOOD
+from segrd_edge.training.evaluate import Evaluation, FrameResult
+from segrd_edge.training.metrics import Metrics
+from segrd_edge.training.run import Run
+
+from . import charts
+from .report_facts import Errors, Share, answer, change, choose_cases, compare, count_errors, score_groups
+from .report_pictures import case_pictures, frame_sizes_hw
+from .report_text import (
+    advice,
+    difference_sentence,
+    error_sentences,
+    headline,
+    number,
+    percent,
+    plural,
+    share,
+    signed,
+    significant,
+    size,
+)
+
+REFERENCE = "fp32"
+METRICS = {
+    "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AU-PRO", "iap": "IAP",
+    "iap90": "IAP@90", "f1": "best F1",
+}  # fmt: skip
+LOSS_LIMITS = {"image_auroc": 0.005, "pixel_ap": 0.02}  # what INT8 may cost before the report points at it
+SIZES_LOOKED_AT = 8
+
+Evaluations = Mapping[str, Evaluation]
+
+
+def thresholds_of(manifest: Manifest) -> dict[str, float]:
+    return {precision: graph.threshold.value for precision, graph in manifest.graphs.items()}
+
+
+def verdict_section(manifest: Manifest, evaluations: Evaluations, *, held_out_again: bool) -> dict[str, Any]:
+    """Can I use this? For the default precision, with the others beside it."""
+    chosen = manifest.default_precision
+    record = manifest.graphs[chosen].threshold
+    errors = {name: count_errors(evaluations[name], thresholds_of(manifest)[name]) for name in evaluations}
+    verdict = answer(errors.get(chosen), record.false_reject)
+    sentences = error_sentences(errors[chosen], record.false_reject, held_out_again=held_out_again) if chosen in errors else []
+    return {
+        "answer": verdict,
+        "headline": headline(verdict, errors.get(chosen)),
+        "advice": advice(verdict, errors.get(chosen)),
+        "threshold": number(record.value),
+        "statement": record.statement,
+        "rule": record.rule,
+        "budget": percent(record.false_reject),
+        "sentences": [*sentences, *_differences(manifest, evaluations)],
+        "rows": [_verdict_row(name, manifest, evaluations, errors) for name in manifest.graphs],
+        "chosen": chosen,
+    }
+
+
+def _differences(manifest: Manifest, evaluations: Evaluations) -> list[str]:
+    """A sentence for every precision that fp32 can be compared with, or why there is none."""
+    thresholds = thresholds_of(manifest)
+    others = [name for name in manifest.graphs if name != REFERENCE]
+    if not others:
+        return ["Only fp32 was exported; segrd-export --int8 adds the faster graph and this comparison."]
+    if REFERENCE not in evaluations:
+        return ["Without test images there is nothing to compare the precisions on; their held-out scores are in section 5."]
+    return [
+        difference_sentence(name, compare(evaluations[REFERENCE], evaluations[name], (thresholds[REFERENCE], thresholds[name])))
+        for name in others
+        if name in evaluations
+    ]
+
+
+def _verdict_row(precision: str, manifest: Manifest, evaluations: Evaluations, errors: Mapping[str, Errors]) -> dict[str, str]:
+    found, evaluation = errors.get(precision), evaluations.get(precision)
+    nothing = Share(0, 0)
+    return {
+        "precision": precision,
+        "threshold": number(manifest.graphs[precision].threshold.value),
+        "false_rejects": share(found.false_rejects if found else nothing, "unknown: no good test images"),
+        "escapes": share(found.escapes if found else nothing, "unknown: no defect images"),
+        "image_auroc": number(evaluation.metrics.image_auroc if evaluation else None),
+        "pixel_ap": number(evaluation.metrics.pixel_ap if evaluation else None),
+    }
+
+
+def data_section(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
+    """Counts by purpose, problems, sizes."""
+    rows = [
+        ("good, to train on", len(run.data["train"]), "set the weights; half of them were given synthetic defects at any time"),
+        ("good, held out", len(run.data["held_out"]), "set the threshold; the network never saw them"),
+    ]
+    for key, count in run.data["counts"].items():
+        purpose, _, kind = key.partition("/")
+        if purpose == "test":
+            rows.append((f"{kind}, test", count, _mask_note(kind, evaluation)))
+    try:
+        sizes = frame_sizes_hw(run.photo_paths("train")[:SIZES_LOOKED_AT], run.preprocess.value_range)
+    except SegrdError:
+        sizes = []
+    return {"rows": rows, "problems": run.data["problems"], "facts": _data_facts(run, sizes)}
+
+
+def _mask_note(kind: str, evaluation: Evaluation | None) -> str:
+    if kind == GOOD:
+        return "measure false rejects"
+    if evaluation is None or kind not in evaluation.by_kind:
+        return "not evaluated"
+    metrics = evaluation.by_kind[kind]
+    if not metrics.images_with_mask:
+        return "no masks, so that only image metrics count them"
+    regions = plural(metrics.defect_instances, "defect region")
+    missing = f"; {metrics.images_without_mask} without a mask" if metrics.images_without_mask else ""
+    return f"{plural(metrics.images_with_mask, 'mask')}, {regions}{missing}"
+
+
+def _data_facts(run: Run, sizes: list[tuple[int, int]]) -> list[tuple[str, str]]:
+    preprocess, config = run.preprocess, run.config
+    shown = ", ".join(map(size, sizes[:4])) + (f" and {len(sizes) - 4} more" if len(sizes) > 4 else "")
+    facts = [
+        ("folder", config.data),
+        ("layout", {"mvtec": "MVTec AD", "plain": "plain folder"}.get(run.data["layout"], run.data["layout"])),
+        ("frame size", shown or "unknown: the photographs are no longer in that folder"),
+        ("network size", f"{size(preprocess.size_hw)} ({preprocess.fit})"),
+    ]
+    if len(sizes) == 1 and preprocess.fit == "stretch":
+        across, down = preprocess.placement(sizes[0]).scale_xy
+        shape = f"{across:.3g}" if across == down else f"{across:.3g} × {down:.3g}"
+        facts.append(("one network pixel", f"covers {shape} frame pixels; smaller defects fade"))
+    facts += [
+        ("rotation in training", config.rotation),
+        ("textures for defects", config.textures or "cut from the photographs themselves"),
+        ("seed", str(config.seed)),
+    ]
+    return facts
+
+
+def scores_section(run: Run, manifest: Manifest, evaluations: Evaluations, held_out: Mapping[str, list[float]]) -> list[dict[str, str]]:
+    """A histogram chart per precision, on one common axis."""
+    thresholds = thresholds_of(manifest)
+    separate = has_good_test_images(run)
+    groups = {name: score_groups(held_out.get(name, []), evaluations.get(name), separate=separate) for name in manifest.graphs}
+    everything = [scores for rows in groups.values() for _, scores in rows.values() if scores]
+    axes = charts.score_axis(everything, thresholds[manifest.default_precision])
+    panels = []
+    for name, rows in groups.items():
+        strips = [
+            charts.Strip(label, scores, tone, f"{sum(s >= thresholds[name] for s in scores)} of {len(scores)} ≥")
+            for label, (tone, scores) in rows.items()
+        ]
+        panels.append({"precision": name, "chart": charts.score_strips(strips, thresholds[name], axes), "scale": axes.kind})
+    return panels
+
+
+def has_good_test_images(run: Run) -> bool:
+    """False where held-out images stand in for good test images (plain folders)."""
+    return bool(run.data["counts"].get(f"test/{GOOD}"))
+
+
+def cases_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> list[dict[str, Any]]:
+    """The groups of pictures, of the default precision; empty without test images."""
+    chosen = manifest.default_precision
+    if chosen not in evaluations:
+        return []
+    evaluation, threshold = evaluations[chosen], thresholds_of(manifest)[chosen]
+    others = {
+        name: {f.photo.path: f.score for f in other.frames} for name, other in evaluations.items() if name != chosen
+    }
+
+    def card(frame: FrameResult) -> dict[str, Any]:
+        path = frame.photo.path
+        also = ", ".join(f"{name} {number(scores[path])}" for name, scores in others.items() if path in scores)
+        pictures = case_pictures(frame, run.preprocess, threshold)
+        return {
+            "pictures": pictures, "file": f"{path.parent.name}/{path.name}", "score": number(frame.score), "also": also,
+            "kind": frame.photo.kind, **_judge(frame, threshold),
+        }  # fmt: skip
+
+    cases = choose_cases(evaluation.frames)
+    missed = sum(f.score < threshold for f in cases.hardest)
+    rejected = sum(f.score >= threshold for f in cases.highest_good)
+    groups = [
+        ("Hardest defects", _lead(missed, "lowest scores of all defects", "escape"), cases.hardest),
+        ("Highest-scoring good images", _lead(rejected, "highest scores of all good images", "false reject"), cases.highest_good),
+        ("Clearest detections", "The defects with the highest scores.", cases.clearest),
+    ]
+    return [{"title": title, "lead": lead, "cards": [card(f) for f in frames]} for title, lead, frames in groups if frames]
+
+
+def _lead(wrong: int, what: str, noun: str) -> str:
+    return f"The {what}; " + (f"{plural(wrong, noun)} among these." if wrong else f"none of them is {_article(noun)} {noun}.")
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
+
+
+def _judge(frame: FrameResult, threshold: float) -> dict[str, str]:
+    if frame.photo.is_defect:
+        return {"outcome": "found", "tone": "right"} if frame.score >= threshold else {"outcome": "escape", "tone": "wrong"}
+    return {"outcome": "false reject", "tone": "wrong"} if frame.score >= threshold else {"outcome": "accepted", "tone": "right"}
+
+
+def metrics_section(manifest: Manifest, evaluations: Evaluations) -> list[dict[str, Any]]:
+    """A row per defect type and precision, all images last."""
+    if not evaluations:
+        return []
+    thresholds = thresholds_of(manifest)
+    kinds = list(next(iter(evaluations.values())).by_kind)
+    rows = []
+    for kind in [*kinds, None]:
+        for position, (precision, evaluation) in enumerate(evaluations.items()):
+            escapes = count_errors(evaluation, thresholds[precision])
+            missed = escapes.escapes if kind is None else escapes.escapes_by_kind[kind]
+            metrics = _metrics_of(evaluation, kind)
+            reference = _metrics_of(evaluations[REFERENCE], kind) if REFERENCE in evaluations and precision != REFERENCE else None
+            rows.append({
+                "kind": kind or "all images", "first": position == 0, "span": len(evaluations), "total": kind is None,
+                "precision": precision,
+                "images": f"{metrics.images_good} + {metrics.images_defect}",
+                "found": f"{missed.total - missed.count} of {missed.total}" if missed.total else "–",
+                "cells": [_metric_cell(name, metrics, reference) for name in METRICS],
+            })  # fmt: skip
+    return rows
+
+
+def _metrics_of(evaluation: Evaluation, kind: str | None) -> Metrics:
+    return evaluation.metrics if kind is None else evaluation.by_kind[kind]
+
+
+def _metric_cell(name: str, metrics: Metrics, reference: Metrics | None) -> dict[str, Any]:
+    value = getattr(metrics, name)
+    difference = change(getattr(reference, name), value) if reference else None
+    lost = difference is not None and name in LOSS_LIMITS and difference < -LOSS_LIMITS[name]
+    return {"value": number(value), "difference": signed(difference, 3) if reference and value is not None else "", "lost": lost}
+
+
+def parity_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """Largest differences of each graph from the torch model, as the manifest records them."""
+    return [
+        (precision, ", ".join(f"{output} {significant(value, 2)}" for output, value in graph.parity.items()))
+        for precision, graph in manifest.graphs.items()
+        if graph.parity
+    ]

@@ -1,0 +1,141 @@
+"""Numbers as people read them, and the sentences of the verdict."""
+
+from __future__ import annotations
+
+from segrd_edge.training.run import Run
+
+from .report_facts import CONFIDENCE, Answer, Difference, Errors, Share
+
+UNKNOWN = "–"
+MINUS = "−"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """With so many decimals; a dash where there is none."""
+    return UNKNOWN if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """A difference with its sign; one that rounds to nothing is ±0."""
+    if value is None:
+        return UNKNOWN
+    text = f"{value:+.{digits}f}"
+    return "±0" if float(text) == 0 else text.replace("-", MINUS)
+
+
+def significant(value: float | None, digits: int = 4) -> str:
+    return UNKNOWN if value is None else f"{value:.{digits}g}".replace("-", MINUS)
+
+
+def percent(rate: float | None, digits: int = 3) -> str:
+    return UNKNOWN if rate is None else f"{100 * rate:.{digits}g} %"
+
+
+def plural(count: int, noun: str, many: str = "") -> str:
+    """"1 image", "2 images"."""
+    return f"{count} {noun if count == 1 else many or noun + 's'}"
+
+
+def size(size_hw: tuple[int, int]) -> str:
+    """Width × height, as cameras state it."""
+    return f"{size_hw[1]} × {size_hw[0]}"
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+def headline(verdict: Answer, errors: Errors | None) -> str:
+    """The answer to "can I use this?" in one sentence."""
+    if errors is None:
+        return "Not known yet: there were no test images to try this detector on."
+    rejects, escapes = errors.false_rejects, errors.escapes
+    if not escapes.total:
+        return "Half known: no defect images were given, so the escape rate is unknown."
+    if not rejects.total:
+        return "Half known: no good test images were given, so the false rejects are unknown."
+    found = "It finds all " + plural(escapes.total, "defective test image")
+    missed = f"{escapes.count} of {plural(escapes.total, 'defective test image')} escape{'s' * (escapes.count == 1)}"
+    if verdict == "yes":
+        return f"Yes, as far as these images show. {found} and keeps to the false-reject budget."
+    if verdict == "no":
+        return f"Not as it stands: {missed}, and {rejects.count} of {rejects.total} good ones are rejected."
+    if escapes.count == 0:
+        return f"{found}, but rejects more good ones than the budget allows: {rejects.count} of {rejects.total}."
+    return f"That depends on the escapes: {missed}; false rejects keep to the budget."
+
+
+def advice(verdict: Answer, errors: Errors | None) -> str:
+    """What to do next."""
+    if verdict == "yes":
+        return (
+            "Before the line depends on it, try it on frames from another day and another shift: "
+            "the figures below hold for images like these."
+        )
+    if errors is None:
+        return "Put a few good and defective photographs into a test folder and export again; even 20 of each tell much."
+    if verdict == "unknown":
+        return "Add the missing kind of test image and export again; even 20 tell much."
+    if errors.escapes.count == 0:
+        return (
+            "Look at the rejected images in section 6. If they are good parts that training never saw the like of, add such "
+            "photographs and train again; if one threshold too low is all there is, the histogram in section 5 shows a better one."
+        )
+    return (
+        "Look at the escapes in section 6. What helps most, in this order: more training time, a larger network size when the missed "
+        "defects are small, more photographs that show how good parts vary. A lower threshold finds more and rejects more."
+    )
+
+
+def share(value: Share, nothing: str) -> str:
+    """"1 of 20 (5 %)", or `nothing` in words where there was no image."""
+    return f"{value.count} of {value.total} ({percent(value.rate)})" if value.total else nothing
+
+
+def error_sentences(errors: Errors, budget: float, *, held_out_again: bool) -> list[str]:
+    """What the counts say, and how far they can be trusted."""
+    rejects, escapes = errors.false_rejects, errors.escapes
+    sentences = []
+    if held_out_again:
+        sentences.append(
+            "The folder has no good test images of its own, so the held-out ones stand in for them. They set the threshold, "
+            "and their false rejects say nothing new."
+        )
+    elif rejects.total:
+        judged = "which fits the budget" if rejects.fits(budget) else "which is more than the budget explains"
+        sentences.append(
+            f"{rejects.count} of {plural(rejects.total, 'good test image')} {_are(rejects.count)} rejected, {judged} of {percent(budget)}; "
+            f"{_limit(rejects)}."
+        )
+    if escapes.total:
+        sentences.append(
+            f"{escapes.count} of {plural(escapes.total, 'defective test image')} {_are(escapes.count)} called good; {_limit(escapes)}."
+        )
+    else:
+        sentences.append("No defect images were given, so the escape rate is unknown.")
+    return sentences
+
+
+def difference_sentence(precision: str, difference: Difference) -> str:
+    verdicts = difference.verdicts
+    change = (
+        "Both precisions give the same verdict on all" if verdicts.count == 0 else f"{precision} and fp32 disagree on {verdicts.count} of"
+    )
+    ends = f"scores move by {number(difference.score_mean)} on average, {number(difference.score_max)} at most"
+    if difference.image_auroc is not None:
+        ends += f"; image AUROC changes by {signed(difference.image_auroc)}"
+    if difference.pixel_ap is not None:
+        ends += f", pixel AP by {signed(difference.pixel_ap)}"
+    return f"{change} {plural(verdicts.total, 'test image')}, each at its own threshold; {ends}."
+
+
+def training_time(run: Run) -> str:
+    return f"{run.record['seconds'] / 60:.3g} min, {run.record['steps']} steps of {run.config.batch} images"
+
+
+def _limit(value: Share) -> str:
+    return f"with {CONFIDENCE:.0%} confidence the true rate is below {percent(value.upper_limit)}".replace("%", " %", 1)
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -1,0 +1,100 @@
+"""Every code block of README.md and docs/ runs, in the order in which a reader meets it.
+
+Blocks marked `bash` and `python` run in one sandbox that starts with photographs of a part. Only the budget is smaller: a few steps
+of a small network. Lines that call make are parsed by make, and not run. Blocks marked `text` are pictures of something.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from .conftest import write_photos
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "docs/your-own-photographs.md", "docs/threshold.md", "docs/embedding.md", "docs/bundle-format.md"]
+SMALL = "--steps 4 --batch 4 --size 64 --option head_width=16"  # instead of minutes
+ALLOWED = {"segrd-inspect": (0, 1)}  # 1 says that defects were found
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks() -> list[Block]:
+    found = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for match in re.finditer(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            found.append(Block(page, text[: match.start()].count("\n") + 2, match[1], match[2]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """photos/bottle and frames/, and a bundle of it, as a reader of the first page would have."""
+    folder = tmp_path_factory.mktemp("reader")
+    photos = write_photos(folder / "photos/bottle", good=24)
+    (folder / "frames").mkdir()
+    for i, path in enumerate(sorted((photos / "test").rglob("*.png"))):
+        shutil.copy(path, folder / f"frames/{i:03d}.png")
+    run(folder, f"segrd-train photos/bottle --out runs/first {SMALL}")
+    run(folder, "segrd-export runs/first --int8 --out bottle.segrd --calibration-images 8 --no-report")
+    return folder
+
+
+def run(folder: Path, command: str) -> None:
+    """One shell line, with this interpreter's programs on the path."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    allowed = ALLOWED.get(command.split()[0], (0,))
+    assert done.returncode in allowed, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("block", blocks(), ids=str)
+def test_block_runs(block: Block, sandbox: Path) -> None:
+    if block.language == "text":
+        pytest.skip("not code")
+    if block.language == "python":
+        script = sandbox / "block.py"
+        script.write_text(block.text, encoding="utf-8")
+        run(sandbox, f"{sys.executable} block.py")
+        return
+    assert block.language == "bash", f"a block of language {block.language!r} is not tested"
+    for line in block.text.replace("\\\n", " ").splitlines():
+        command = line.partition("  #")[0].strip()
+        if command.startswith("segrd-train"):
+            shutil.rmtree(sandbox / command.split("--out ")[1].split()[0], ignore_errors=True)
+            command = re.sub(r"--(minutes|steps) \S+", SMALL, command)
+        if command.startswith("make "):
+            assert subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True, check=False).returncode == 0
+        elif command.startswith(("pip ", "git ", "cd segrd")):
+            continue  # installation is what CI does before it runs this
+        elif command:
+            run(sandbox, command)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            if not target.startswith("http"):
+                assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
