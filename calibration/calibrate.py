@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,12 +19,9 @@ from .session import run_engine
 
 Scope = Literal["auto", "all", "head"]
 
-# What each scope quantises, the fastest first. The encoders' INT8 noise passes through the difference of teacher and
-# student, the head's does not; and the head is four fifths of DeSTSeg's arithmetic.
-SCOPES: dict[str, Callable[[Plan], Plan]] = {
-    "all": lambda plan: plan,
-    "head": lambda plan: plan.only("head.", reason="scope head: only the segmentation head is quantised"),
-}
+# Which names each scope quantises, the fastest scope first. The encoders' INT8 noise passes through the difference of
+# teacher and student, the head's does not; and the head is four fifths of DeSTSeg's arithmetic.
+SCOPES: dict[str, tuple[str, ...]] = {"all": ("",), "head": ("head.",)}
 
 # "auto" takes the first scope that stays within both on the calibration frames.
 SCORE_DRIFT_LIMIT = 0.02  # mean |Δscore|
@@ -48,9 +45,8 @@ class Calibration:
 
     @property
     def decision(self) -> str:
-        """The scope and the figures behind it, in a sentence."""
-        tried = "; ".join(f"{scope}: {drift}" for scope, drift in self.trials.items())
-        return f"scope {self.scope} ({tried}; limits {SCORE_DRIFT_LIMIT} and {MAP_COSINE_LIMIT})"
+        """The scope and the figures behind it."""
+        return f"scope {self.scope} ({_figures(self.trials)})"
 
 
 def calibrate(
@@ -74,12 +70,14 @@ def calibrate(
         OptionError: an unknown scope, or one that the network has no layers for.
         ExportError: the network gives NaN or infinity.
     """
-    plans = _plans(Plan.of(model), scope)
+    everything = Plan.of(model)
+    scopes = _scopes(everything, scope)
     images = [frame.image_bgr_u8 for frame in frames]
-    observed = observe(model, tensors_to_calibrate(model, Plan.of(model)), images)
+    observed = observe(model, tensors_to_calibrate(model, everything), images)
     ranges = to_ranges(observed.histograms, method, percentile)
     trials: dict[str, Drift] = {}
-    for name, plan in plans.items():
+    for name in scopes:
+        plan = everything.only(*SCOPES[name], reason=_reason(name, trials))
         quantised = quantise(model, ranges, plan)
         trials[name] = measure_drift(observed.outputs, list(run_engine(engine, quantised, images)))
         if _is_small(trials[name]):
@@ -87,21 +85,31 @@ def calibrate(
     return Calibration(quantised, frames, ranges, plan, name, trials)
 
 
-def _plans(everything: Plan, scope: Scope) -> dict[str, Plan]:
-    """The plans to try, in order."""
-    if scope not in get_args(Scope):
-        raise OptionError(f"unknown INT8 scope {scope!r}", expected="one of " + ", ".join(get_args(Scope)))
-    wanted = SCOPES if scope == "auto" else {scope: SCOPES[scope]}
-    plans = {name: narrow(everything) for name, narrow in wanted.items()}
-    usable = {name: plan for name, plan in plans.items() if plan.quantised}
+def _scopes(everything: Plan, wanted: Scope) -> list[str]:
+    """The scopes to try, in order."""
+    if wanted not in get_args(Scope):
+        raise OptionError(f"unknown INT8 scope {wanted!r}", expected="one of " + ", ".join(get_args(Scope)))
+    candidates = list(SCOPES) if wanted == "auto" else [wanted]
+    usable = [name for name in candidates if everything.only(*SCOPES[name]).quantised]
     if not usable:
         raise OptionError(
-            f"INT8 scope {scope!r} leaves no convolution to quantise",
-            expected="a network with convolutions of at least 16 channels"
-            + (', some of them in a module named "head"' if scope == "head" else ""),
+            f"INT8 scope {wanted!r} leaves no convolution to quantise",
+            expected="convolutions of at least 16 channels"
+            + (', some of them in a module named "head"' if wanted == "head" else ""),
             fix="export with another scope, or without INT8",
         )
     return usable
+
+
+def _reason(scope: str, trials: dict[str, Drift]) -> str:
+    """Why what lies outside `scope` stays float."""
+    asked = f"scope {scope}: only the segmentation head is quantised"
+    return f"{asked}, because more moves the results too far ({_figures(trials)})" if trials else asked
+
+
+def _figures(trials: dict[str, Drift]) -> str:
+    tried = "; ".join(f"{scope}: {drift}" for scope, drift in trials.items())
+    return f"{tried}; limits {SCORE_DRIFT_LIMIT} and {MAP_COSINE_LIMIT}"
 
 
 def _is_small(drift: Drift) -> bool:

@@ -1,6 +1,7 @@
 """TensorRT's rules for explicit INT8, asserted on a finished graph.
 
-They are what its parser refuses, and what it accepts but runs slowly. The check knows nothing of how the graph was made, so it also judges graphs of other tools.
+They are what its parser refuses, and what it accepts but runs slowly. The check knows nothing of how the graph was
+made, so it also judges graphs of other tools.
 """
 
 from __future__ import annotations

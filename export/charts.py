@@ -1,6 +1,7 @@
 """Small charts as inline SVG: pure functions from numbers to markup.
 
-No colour stands here: marks carry the classes that templates/report.css paints for light, dark and paper. Lengths are CSS px.
+No colour stands here: marks carry the classes that templates/report.css paints for light, dark and paper. Lengths are
+CSS px.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ import numpy.typing as npt
 _Floats = npt.NDArray[np.float64]
 
 _LOGIT_TICKS = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 1 - 1e-5, 1 - 1e-6)
+_FINE_LOGIT_TICKS = sorted(
+    [*_LOGIT_TICKS, *(f * 10.0**-k for k in (2, 3, 4) for f in (2, 5)), 0.2, 0.3, 0.7, 0.8, 0.95, 0.98, 0.995, 0.998]
+)
 _STRIP_HEIGHT, _STRIP_GAP, _STRIP_BINS = 26, 12, 72
 _BAR_HEIGHT, _BAR_GAP, _GROUP_GAP = 13, 3, 11
-_TICK_CLEARANCE = 34  # ticks closer than this would run into each other
+_TICKS_APART = (36, 20)  # px between labelled ticks along x and along y
+_LONGEST_LABEL = 19  # characters that fit in front of a strip
+_RAW_POINTS = 60  # shorter curves are drawn as they are
 _LOGIT_LIMIT = 1e-6  # scores closer to 0 or 1 than this are drawn at it
 
 
@@ -37,15 +43,19 @@ class Axis:
         positions = (self._stretch(np.asarray(values, np.float64)) - low) / max(high - low, 1e-12)
         return np.asarray(np.clip(positions, 0, 1), np.float64)
 
-    def ticks(self, length_px: float) -> list[float]:
+    def ticks(self, length_px: float, apart_px: float) -> list[float]:
         """Round values along an axis of this length, far enough apart to be labelled."""
         if self.kind == "linear":
-            candidates = _round_steps(self.low, self.high, max(2, length_px / 80))
+            choices = [_round_steps(self.low, self.high, max(2, length_px / apart_px / 1.4))]
         elif self.kind == "log":
-            candidates = _round_decades(self.low, self.high)
+            choices = [_round_decades(self.low, self.high, factors) for factors in ((1, 2, 5), (1, 3), (1,))]
         else:
-            candidates = list(_LOGIT_TICKS)
-        return _apart([v for v in candidates if self.low <= v <= self.high], self, length_px)
+            choices = [_FINE_LOGIT_TICKS, list(_LOGIT_TICKS)]
+        for candidates in choices:
+            inside = [value for value in candidates if self.low <= value <= self.high]
+            if inside and np.diff(self.at(inside)).min(initial=1) * length_px >= apart_px:
+                return inside
+        return _apart(inside, self, length_px, apart_px)
 
     def _stretch(self, values: _Floats) -> _Floats:
         if self.kind == "log":
@@ -78,20 +88,34 @@ class Bar:
 
 
 def score_axis(groups: Sequence[Sequence[float]], threshold: float) -> Axis:
-    """The axis on which these groups of anomaly scores can be told apart: linear, or logit where a group is squeezed against 0 or 1."""
+    """The axis on which these groups of anomaly scores can be told apart: linear, or logit where one is squeezed together."""
     scores = np.concatenate([np.asarray(group, np.float64) for group in groups] + [np.array([threshold])])
     low, high = float(scores.min()), float(scores.max())
     spreads = [float(np.ptp(np.quantile(group, (0.1, 0.9)))) for group in groups if len(group) > 1]
-    if 0 <= low and high <= 1 and spreads and min(spreads) < 0.06 * (high - low):
-        return Axis(max(low * 0.7, _LOGIT_LIMIT), min(1 - (1 - high) * 0.7, 1 - _LOGIT_LIMIT), "logit")
+    if low >= 0 and high <= 1 and spreads and min(spreads) < 0.06 * (high - low):
+        return Axis(*_widen_logits(max(low, _LOGIT_LIMIT), min(high, 1 - _LOGIT_LIMIT)), "logit")
     margin = 0.03 * max(high - low, 1e-3)
     return Axis(max(0.0, low - margin), high + margin)
 
 
+def _widen_logits(low: float, high: float) -> tuple[float, float]:
+    """Both ends moved apart by a share of the distance between their logits."""
+    ends = np.log([low / (1 - low), high / (1 - high)])
+    ends += np.array([-0.04, 0.04]) * max(float(np.ptp(ends)), 0.1)
+    return float(1 / (1 + np.exp(-ends[0]))), float(1 / (1 + np.exp(-ends[1])))
+
+
 def score_strips(
-    strips: Sequence[Strip], threshold: float, axis: Axis, *, width: int = 500, label_width: int = 132, note_width: int = 78
+    strips: Sequence[Strip],
+    threshold: float,
+    threshold_label: str,
+    axis: Axis,
+    *,
+    width: int = 500,
+    label_width: int = 132,
+    note_width: int = 78,
 ) -> str:
-    """A histogram per row on one common axis, each as tall as its own fullest bin, and the threshold through all of them."""
+    """A histogram per row on one axis, each as tall as its own fullest bin, and the threshold through all of them."""
     left, right, top = label_width, width - note_width, 20
     bottom = top + len(strips) * (_STRIP_HEIGHT + _STRIP_GAP)
     x = left + float(axis.at(threshold)) * (right - left)
@@ -100,7 +124,8 @@ def score_strips(
         *_x_axis(axis, left, right, top, bottom),
         *rows,
         f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{bottom}"/>',
-        _text(min(max(x, left + 36), right - 36), top - 10, f"threshold {threshold:.4g}", "strong", "middle"),
+        _text(min(max(x, left + 36), right - 36), top - 10, f"threshold {threshold_label}", "strong", "middle"),
+        _text(right + 10, top - 10, "≥ threshold", "tick", "start"),
     ]
     return _svg(width, bottom + 20, marks, "Histograms of anomaly scores by group, with the threshold")
 
@@ -113,28 +138,40 @@ def _strip(strip: Strip, axis: Axis, left: float, right: float, top: float) -> s
     heights = np.where(counts > 0, np.maximum(heights, 2.0), 0.0)
     spans = left + edges * (right - left)
     bars = "".join(
-        f"M{spans[k]:.1f} {base}V{base - heights[k]:.1f}H{spans[k + 1] - 0.6:.1f}V{base}Z" for k in np.flatnonzero(counts)
+        f"M{spans[k]:.1f} {base}V{base - heights[k]:.1f}H{spans[k + 1] - 0.6:.1f}V{base}Z"
+        for k in np.flatnonzero(counts)
     )
     return (
         f'<line class="base" x1="{left}" x2="{right}" y1="{base}" y2="{base}"/>'
         f'<path class="{escape(strip.tone)}" d="{bars}"/>'
-        + _text(left - 10, base - 8, strip.label, "label", "end")
+        + _text(left - 10, base - 8, _shortened(strip.label), "label", "end")
         + _text(right + 10, base - 8, strip.note, "note", "start")
     )
 
 
 def curve(
-    x: npt.ArrayLike, y: npt.ArrayLike, *, title: str, log: bool = False, width: int = 500, height: int = 150, x_label: str = ""
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    title: str,
+    log: bool = False,
+    noisy: bool = True,
+    width: int = 500,
+    height: int = 150,
+    x_label: str = "",
 ) -> str:
-    """One noisy line as its running median, with the range around it as a band. `x` ascending, both of one length > 0."""
+    """One line; a long noisy one as its running median with the range around it as a band.
+
+    `x` ascends; both have the same length, at least 1.
+    """
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
     left, right, top, bottom = 48, width - 12, 22, height - (34 if x_label else 8)
     x_axis = Axis(float(xs[0]), float(xs[-1]))
     y_axis = _value_axis(ys, log)
-    middle, low, high, at = _summarise(xs, ys, bins=min(160, xs.size))
+    middle, low, high, at = _summarise(xs, ys) if noisy and xs.size > _RAW_POINTS else (ys, ys, ys, xs)
     points = left + x_axis.at(at) * (right - left)
     rows = [bottom - y_axis.at(values) * (bottom - top) for values in (middle, low, high)]
-    band = _path(points, rows[2]) + _path(points[::-1], rows[1][::-1]).replace("M", "L", 1) + "Z"
+    band = _path(points, rows[2]) + "L" + _path(points[::-1], rows[1][::-1])[1:] + "Z" if low is not high else ""
     marks = [
         _text(left, 12, title, "strong", "start"),
         *_y_axis(y_axis, left, right, top, bottom),
@@ -146,7 +183,9 @@ def curve(
     return _svg(width, height, marks, title)
 
 
-def grouped_bars(groups: Sequence[tuple[str, Sequence[Bar]]], *, width: int = 720, label_width: int = 190, note_width: int = 190) -> str:
+def grouped_bars(
+    groups: Sequence[tuple[str, Sequence[Bar]]], *, width: int = 720, label_width: int = 190, note_width: int = 190
+) -> str:
     """Horizontal bars from zero, grouped under a label each. At least one bar."""
     left, right = label_width, width - note_width
     axis = Axis(0.0, max(bar.reach for _, bars in groups for bar in bars) or 1.0)
@@ -172,9 +211,9 @@ def _bar(bar: Bar, axis: Axis, left: float, right: float, y: float) -> str:
     )
 
 
-def _summarise(xs: _Floats, ys: _Floats, bins: int) -> tuple[_Floats, _Floats, _Floats, _Floats]:
-    """Median, 10th and 90th percentile of consecutive groups, each over its neighbours too, and where the groups lie."""
-    parts = np.array_split(np.arange(xs.size), bins)
+def _summarise(xs: _Floats, ys: _Floats) -> tuple[_Floats, _Floats, _Floats, _Floats]:
+    """Median, 10th and 90th percentile of consecutive groups, each with its neighbours, and where the groups lie."""
+    parts = np.array_split(np.arange(xs.size), min(160, xs.size))
     windows = [ys[max(0, part[0] - part.size - 2) : part[-1] + part.size + 3] for part in parts]
     low, middle, high = np.array([np.quantile(window, (0.1, 0.5, 0.9)) for window in windows]).T
     return middle, low, high, np.array([xs[part].mean() for part in parts])
@@ -189,7 +228,7 @@ def _value_axis(ys: _Floats, log: bool) -> Axis:
 
 def _x_axis(axis: Axis, left: float, right: float, top: float, bottom: float) -> list[str]:
     marks = []
-    for tick in axis.ticks(right - left):
+    for tick in axis.ticks(right - left, _TICKS_APART[0]):
         x = left + float(axis.at(tick)) * (right - left)
         marks.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom + 4}"/>')
         marks.append(_text(x, bottom + 16, f"{tick:.7g}", "tick", "middle"))
@@ -198,7 +237,7 @@ def _x_axis(axis: Axis, left: float, right: float, top: float, bottom: float) ->
 
 def _y_axis(axis: Axis, left: float, right: float, top: float, bottom: float) -> list[str]:
     marks = []
-    for tick in axis.ticks(bottom - top):
+    for tick in axis.ticks(bottom - top, _TICKS_APART[1]):
         y = bottom - float(axis.at(tick)) * (bottom - top)
         marks.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         marks.append(_text(left - 8, y + 3.5, f"{tick:.6g}", "tick", "end"))
@@ -213,20 +252,22 @@ def _round_steps(low: float, high: float, count: float) -> list[float]:
     return [k * step for k in range(first, last + 1)]
 
 
-def _round_decades(low: float, high: float) -> list[float]:
+def _round_decades(low: float, high: float, factors: tuple[int, ...]) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1,) if high / low > 30 else (1, 2, 5)
     return [factor * 10.0**power for power in powers for factor in factors]
 
 
-def _apart(values: list[float], axis: Axis, length_px: float) -> list[float]:
-    """Every value that keeps its distance from the one before, or as far as a line of text is tall on short axes."""
-    distance = min(_TICK_CLEARANCE, length_px / 3)
+def _apart(values: list[float], axis: Axis, length_px: float, apart_px: float) -> list[float]:
+    """Every value that keeps its distance from the one kept before."""
     kept: list[float] = []
     for value in values:
-        if not kept or float(axis.at(value) - axis.at(kept[-1])) * length_px >= distance:
+        if not kept or float(axis.at(value) - axis.at(kept[-1])) * length_px >= apart_px:
             kept.append(value)
     return kept
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
 
 
 def _path(xs: _Floats, ys: _Floats) -> str:

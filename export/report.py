@@ -5,6 +5,7 @@ Everything shown comes from the run and the export's result. What they do not ho
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from segrd_edge.bundle import Bundle
-from segrd_edge.errors import SegrdError
+from segrd_edge.errors import FrameError, TrainingError
 from segrd_edge.frames import read_frame
+from segrd_edge.training.evaluate import Evaluation
 from segrd_edge.training.run import Run
 
-from . import report_record as record
+from . import report_record as records
 from . import report_sections as sections
 from .report_latency import LatencyTable, measure_latency
 from .report_pictures import synthetic_pictures
@@ -46,29 +48,32 @@ def write_report(path: str | Path, run: Run, result: ExportResult) -> Path:
 
 def _page(run: Run, result: ExportResult) -> dict[str, Any]:
     """Everything that the template shows."""
-    manifest, evaluations = result.manifest, result.evaluations or {}
-    bundle = Bundle.open(result.path)
-    latency = measure_latency(bundle, _typical_frame(run, bundle))
-    has_good = sections.has_good_test_images(run)
+    manifest, bundle = result.manifest, Bundle.open(result.path)
+    evaluations = result.evaluations
+    photographs = _photographs(run, evaluations)
+    latency = measure_latency(bundle, _typical_frame(photographs, run, bundle))
     return {
         "manifest": manifest,
         "title": manifest.product,
         "facts": _facts(run, result),
-        "evaluated": bool(evaluations),
-        "verdict": sections.verdict_section(manifest, evaluations, held_out_again=not has_good),
-        "data": sections.data_section(run, evaluations.get(manifest.default_precision)),
+        "missing": "" if evaluations else sections.missing_images(run),
+        "verdict": sections.verdict_section(run, manifest, evaluations),
+        "data": sections.data_section(run, evaluations.get(manifest.default_precision), photographs),
         "synthetic": synthetic_pictures(run.folder / "synthetic"),
-        "training": {"curves": record.training_curves(run.folder), "time": training_time(run), "budget": _budget(run)},
+        "training": {"curves": records.training_curves(run.folder), "time": training_time(run), "budget": _budget(run)},
         "scores": sections.scores_section(run, manifest, evaluations, result.held_out_scores),
         "cases": sections.cases_section(run, manifest, evaluations),
         "metrics": {"names": list(sections.METRICS.values()), "rows": sections.metrics_section(manifest, evaluations)},
-        "calibration": record.calibration_section(manifest.calibration) if manifest.calibration else None,
-        "decision": "",
+        "calibration": records.calibration_section(manifest.calibration, result.calibration)
+        if manifest.calibration
+        else None,
+        "graph_sizes": [(name, megabytes(count)) for name, count in result.graph_bytes.items()],
         "parity": sections.parity_rows(manifest),
         "latency": _latency(latency),
-        "environment": [*record.environment(), ("engines", record.engine_versions())],
-        "checksums": record.checksums(bundle, run),
-        "commands": record.commands(run, result.path),
+        "environment": [*records.training_record(run), *records.environment()],
+        "packages": records.packages(),
+        "checksums": records.checksums(bundle, run),
+        "commands": records.commands(run, result.path, int8="int8" in manifest.graphs),
     }
 
 
@@ -96,19 +101,29 @@ def _budget(run: Run) -> str:
 
 def _latency(table: LatencyTable) -> dict[str, Any]:
     return {
-        "chart": record.latency_chart(table) if table.rows else "",
-        "sentences": record.latency_sentences(table),
+        "chart": records.latency_chart(table) if table.rows else "",
+        "sentences": records.latency_sentences(table),
         "rows": table.rows,
         "failures": table.failures,
         "frame": size(table.frame_hw),
     }
 
 
-def _typical_frame(run: Run, bundle: Bundle) -> npt.NDArray[np.uint8]:
-    """A held-out photograph, or a golden image where the photographs are gone."""
+def _photographs(run: Run, evaluations: Mapping[str, Evaluation]) -> list[Path]:
+    """Photographs to look at: the evaluated ones, which lie where the export found them, or the held-out ones."""
+    for evaluation in evaluations.values():
+        return [frame.photo.path for frame in evaluation.frames]
     try:
-        return read_frame(run.photo_paths("held_out")[0], value_range=run.preprocess.value_range)
-    except SegrdError:
+        return run.photo_paths("held_out")
+    except TrainingError:
+        return []
+
+
+def _typical_frame(photographs: Sequence[Path], run: Run, bundle: Bundle) -> npt.NDArray[np.uint8]:
+    """A photograph to time with, or a golden image where the photographs are gone."""
+    try:
+        return read_frame(photographs[0], value_range=run.preprocess.value_range)
+    except (IndexError, FrameError):
         return np.asarray(bundle.golden()["images"][0], np.uint8)
 
 
@@ -117,8 +132,12 @@ def _render(page: dict[str, Any]) -> str:
     from markupsafe import Markup
 
     templates = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     templates.filters.update(number=number, percent=percent, plural=plural, svg=Markup)
-    style = Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))  # noqa: S704  (our own file)
+    style = Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
     return templates.get_template("report.html").render(page, style=style)

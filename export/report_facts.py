@@ -64,8 +64,11 @@ def count_errors(evaluation: Evaluation, threshold: float) -> Errors:
 
 
 def answer(errors: Errors | None, false_reject: float) -> Answer:
-    """Can this be used? "yes": all defects found, false rejects within the budget. "no": more than a quarter of the defects escape,
-    or there are escapes and false rejects beyond the budget both, so that no threshold mends it. "decide": what lies between."""
+    """Can this be used?
+
+    "yes": all defects found, false rejects within the budget. "no": more than a quarter of the defects escape, or there are
+    escapes and false rejects beyond the budget both, so that no other threshold mends it. "decide": what lies between.
+    """
     if errors is None or not errors.escapes.total or not errors.false_rejects.total:
         return "unknown"
     within_budget = errors.false_rejects.fits(false_reject)
@@ -122,8 +125,10 @@ def choose_cases(frames: Sequence[FrameResult], count: int = 4) -> Cases:
     return Cases(hardest, good[:count], defects[len(hardest) :][-count:][::-1])
 
 
-def score_groups(held_out: Sequence[float], evaluation: Evaluation | None, *, separate: bool) -> dict[str, tuple[str, list[float]]]:
-    """Rows of the score histogram: label → (tone, scores). `separate`: the test's good images are not the held-out ones."""
+def score_groups(
+    held_out: Sequence[float], evaluation: Evaluation | None, *, separate: bool
+) -> dict[str, tuple[str, list[float]]]:
+    """Rows of the score histogram: label → (tone, scores). `separate`: good test images are not the held-out ones."""
     groups: dict[str, tuple[str, list[float]]] = {"good, held out": ("good", list(held_out))} if held_out else {}
     if evaluation is None:
         return groups

@@ -18,6 +18,7 @@ from segrd_edge.regions import find_regions
 from segrd_edge.training.evaluate import FrameResult
 
 _LONGEST_PX = 300  # of a picture; shown at half of that, sharp on dense screens
+_SYNTHETIC_PX = 220
 _QUALITY = 84
 _HEAT_OPACITY = 0.6
 _DEFECT_BGR, _WHITE_BGR = (30, 60, 200), (255, 255, 255)
@@ -45,10 +46,11 @@ def case_pictures(result: FrameResult, preprocess: Preprocess, threshold: float)
     return CasePictures(_to_jpeg(_shrink(frame)), _to_jpeg(_heat_picture(frame, result, placement, threshold)), mask)
 
 
-def synthetic_pictures(folder: Path, count: int = 9) -> list[str]:
-    """The strips (photograph, synthetic defect, mask) that training wrote, as JPEG data URIs."""
+def synthetic_pictures(folder: Path, count: int = 9) -> list[list[str]]:
+    """The strips that training wrote, taken apart: photograph, synthetic defect, mask, as JPEG data URIs."""
     strips = [cv2.imread(str(path), cv2.IMREAD_COLOR) for path in sorted(folder.glob("*.png"))[:count]]
-    return [_to_jpeg(_shrink(np.asarray(strip, np.uint8), 3 * 220)) for strip in strips if strip is not None]
+    parts = [np.split(np.asarray(strip, np.uint8), 3, axis=1) for strip in strips if strip is not None]
+    return [[_to_jpeg(_shrink(picture, _SYNTHETIC_PX)) for picture in pictures] for pictures in parts]
 
 
 def frame_sizes_hw(paths: Sequence[Path], value_range: tuple[int, int] | None) -> list[tuple[int, int]]:
@@ -64,7 +66,7 @@ def frame_sizes_hw(paths: Sequence[Path], value_range: tuple[int, int] | None) -
 
 
 def _heat_picture(frame: _Picture, result: FrameResult, placement: Placement, threshold: float) -> _Picture:
-    """As `segrd_edge.overlay` colours it: the threshold in the middle of the scale, nothing where the part is clearly good."""
+    """As `segrd_edge.overlay` colours it: the threshold in the middle of the scale, clearly good pixels untouched."""
     picture = _shrink(frame)
     size_wh = picture.shape[1], picture.shape[0]
     low, high = min(threshold, 0.0), max(threshold, 1.0)
@@ -74,7 +76,9 @@ def _heat_picture(frame: _Picture, result: FrameResult, placement: Placement, th
     colours = np.asarray(cv2.applyColorMap(np.rint(heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO), np.uint8)
     blended = np.asarray(cv2.blendLinear(picture, colours, 1 - opacity, opacity), np.uint8)
     scale = size_wh[0] / placement.frame_hw[1]
-    for region in find_regions(result.anomaly_map, placement, threshold):
+    # As in an inspection: a frame that is called good has no regions.
+    regions = find_regions(result.anomaly_map, placement, threshold) if result.score >= threshold else ()
+    for region in regions:
         points = np.rint(np.array(region.polygon_xy) * scale - 0.5).astype(np.int32)
         cv2.polylines(blended, [points], True, _WHITE_BGR, 3, cv2.LINE_AA)
         cv2.polylines(blended, [points], True, _DEFECT_BGR, 1, cv2.LINE_AA)

@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from segrd_edge import engines
 from segrd_edge.bundle import Bundle
+from segrd_edge.calibration.calibrate import MAP_COSINE_LIMIT, SCORE_DRIFT_LIMIT, Calibration
 from segrd_edge.manifest import CalibrationRecord
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.run import Run, RunConfig
@@ -21,9 +21,9 @@ from segrd_edge.training.run import Run, RunConfig
 from . import charts
 from .report_facts import module_totals
 from .report_latency import LatencyTable
-from .report_text import percent, plural
+from .report_text import number, percent, plural
 
-_PACKAGES = ("numpy", "opencv-python-headless", "torch", "onnx", "onnxruntime", "openvino")
+_PACKAGES = ("segrd-edge", "numpy", "opencv-python-headless", "torch", "onnx", "onnxruntime", "openvino")
 _DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
 
 
@@ -35,7 +35,7 @@ def training_curves(folder: Path) -> list[dict[str, str]]:
         log = min(losses) > 0 and max(losses) > 10 * min(losses)
         title = f"Loss, phase {phase}" + (" (logarithmic)" if log else "")
         loss = charts.curve(steps, losses, title=title, log=log, height=170)
-        rate = charts.curve(steps, rates, title="Learning rate", height=104, x_label="step of the run")
+        rate = charts.curve(steps, rates, title="Learning rate", noisy=False, height=104, x_label="step of the run")
         curves.append({"phase": phase, "loss": loss, "rate": rate})
     return curves
 
@@ -52,8 +52,8 @@ def _read_log(path: Path) -> dict[str, list[tuple[int, float, float]]]:
     return phases
 
 
-def calibration_section(record: CalibrationRecord) -> dict[str, Any]:
-    """Frames by kind, method, convolutions per part of the network, and what stays float for which reason."""
+def calibration_section(record: CalibrationRecord, calibration: Calibration | None) -> dict[str, Any]:
+    """Frames by kind, method, convolutions per part of the network, what stays float and why, and the scopes tried."""
     kinds = [frame.kind for frame in record.frames]
     reasons: dict[str, list[str]] = {}
     for left in record.left_float:
@@ -68,7 +68,20 @@ def calibration_section(record: CalibrationRecord) -> dict[str, Any]:
         "quantised": len(record.quantised),
         "convolutions": len(record.quantised) + len(record.left_float),
         "reasons": reasons,
+        "trials": _trials(calibration) if calibration else [],
+        "limits": f"{SCORE_DRIFT_LIMIT:g} mean score drift and {MAP_COSINE_LIMIT:g} mean cosine",
     }
+
+
+def _trials(calibration: Calibration) -> list[dict[str, Any]]:
+    return [
+        {
+            "scope": scope, "chosen": scope == calibration.scope,
+            "score_mean": number(drift.score_mean), "score_max": number(drift.score_max),
+            "cosine_mean": number(drift.map_cosine_mean), "cosine_min": number(drift.map_cosine_min),
+        }
+        for scope, drift in calibration.trials.items()
+    ]  # fmt: skip
 
 
 def latency_chart(table: LatencyTable) -> str:
@@ -83,13 +96,19 @@ def latency_chart(table: LatencyTable) -> str:
 
 def environment() -> list[tuple[str, str]]:
     """The machine and packages that wrote this report."""
-    rows = [("system", platform.platform()), ("processor", _processor()), ("Python", platform.python_version())]
-    rows += [(package, _version(package)) for package in _PACKAGES]
-    return rows
+    return [("system", platform.platform()), ("processor", _processor()), ("Python", platform.python_version())]
 
 
-def engine_versions() -> str:
-    return ", ".join(f"{name} {engines.engine_class(name).version()}" for name in engines.available())
+def packages() -> list[tuple[str, str]]:
+    return [(package, _version(package)) for package in _PACKAGES]
+
+
+def training_record(run: Run) -> list[tuple[str, str]]:
+    """When and with what the weights came about."""
+    return [
+        ("trained", f"{run.record['trained_at'].replace('T', ' ').replace('Z', ' UTC')}, torch {run.record['torch']}"),
+        ("run", str(run.folder)),
+    ]
 
 
 def checksums(bundle: Bundle, run: Run) -> list[tuple[str, str]]:
@@ -99,13 +118,12 @@ def checksums(bundle: Bundle, run: Run) -> list[tuple[str, str]]:
     return [*rows, (f"teacher {teacher['name']}", teacher["sha256"])] if teacher else rows
 
 
-def commands(run: Run, bundle: Path) -> list[str]:
+def commands(run: Run, bundle: Path, *, int8: bool) -> list[str]:
     """What was typed, or could have been, to get here and to go on."""
     data, folder, name = (shlex.quote(str(value)) for value in (run.config.data, run.folder, bundle))
-    int8 = " --int8" if "int8" in Bundle.open(bundle).manifest.graphs else ""
     return [
         " ".join(["segrd-train", data, "--out", folder, *_train_options(run)]),
-        f"segrd-export {folder}{int8} --out {name}",
+        f"segrd-export {folder} {'--int8' if int8 else '--no-int8'} --out {name}",
         f"segrd-eval {name} {data}",
         f"segrd-bench {name}",
         f"segrd-inspect {name} FRAMES --out results",
@@ -148,9 +166,10 @@ def latency_sentences(table: LatencyTable) -> list[str]:
     best = min(table.rows, key=lambda row: row.median_ms)
     stages = ", ".join(f"{stage} {value:.2f} ms" for stage, value in best.stages_ms.items())
     return [
-        f"Fastest here: {best.engine} at {best.precision}, {best.median_ms:.1f} ms from frame to inspection ({stages}).",
-        f"Measured in {plural(table.rounds, 'interleaved round')} while this report was written, on whatever else the machine was doing: "
-        "an impression. segrd-bench is the measurement.",
+        f"Fastest here: {best.engine} at {best.precision}, {best.median_ms:.1f} ms from frame to inspection "
+        f"({stages}).",
+        f"An impression from {plural(table.rounds, 'interleaved round')} while this report was written, with whatever else "
+        "the machine was doing. The measurement is segrd-bench.",
     ]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from segrd_edge.errors import SegrdError
 from segrd_edge.manifest import Manifest
 from segrd_edge.training.data import GOOD
 from segrd_edge.training.evaluate import Evaluation, FrameResult
@@ -23,6 +23,7 @@ from .report_text import (
     number,
     percent,
     plural,
+    score,
     share,
     signed,
     significant,
@@ -44,23 +45,25 @@ def thresholds_of(manifest: Manifest) -> dict[str, float]:
     return {precision: graph.threshold.value for precision, graph in manifest.graphs.items()}
 
 
-def verdict_section(manifest: Manifest, evaluations: Evaluations, *, held_out_again: bool) -> dict[str, Any]:
+def verdict_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> dict[str, Any]:
     """Can I use this? For the default precision, with the others beside it."""
+    held_out_again = not has_good_test_images(run)
     chosen = manifest.default_precision
     record = manifest.graphs[chosen].threshold
     errors = {name: count_errors(evaluations[name], thresholds_of(manifest)[name]) for name in evaluations}
     verdict = answer(errors.get(chosen), record.false_reject)
-    sentences = error_sentences(errors[chosen], record.false_reject, held_out_again=held_out_again) if chosen in errors else []
+    sentences = (
+        error_sentences(errors[chosen], record.false_reject, held_out_again=held_out_again) if chosen in errors else []
+    )
     return {
         "answer": verdict,
-        "headline": headline(verdict, errors.get(chosen)),
+        "headline": headline(verdict, errors.get(chosen), missing_images(run)),
         "advice": advice(verdict, errors.get(chosen)),
-        "threshold": number(record.value),
+        "threshold": score(record.value),
         "statement": record.statement,
-        "rule": record.rule,
         "budget": percent(record.false_reject),
         "sentences": [*sentences, *_differences(manifest, evaluations)],
-        "rows": [_verdict_row(name, manifest, evaluations, errors) for name in manifest.graphs],
+        "rows": [_verdict_row(name, manifest, evaluations.get(name), errors.get(name)) for name in manifest.graphs],
         "chosen": chosen,
     }
 
@@ -72,49 +75,50 @@ def _differences(manifest: Manifest, evaluations: Evaluations) -> list[str]:
     if not others:
         return ["Only fp32 was exported; segrd-export --int8 adds the faster graph and this comparison."]
     if REFERENCE not in evaluations:
-        return ["Without test images there is nothing to compare the precisions on; their held-out scores are in section 5."]
+        return [
+            "Without test images there is nothing to compare the precisions on; their held-out scores are in section 5."
+        ]
     return [
-        difference_sentence(name, compare(evaluations[REFERENCE], evaluations[name], (thresholds[REFERENCE], thresholds[name])))
+        difference_sentence(
+            name, compare(evaluations[REFERENCE], evaluations[name], (thresholds[REFERENCE], thresholds[name]))
+        )
         for name in others
         if name in evaluations
     ]
 
 
-def _verdict_row(precision: str, manifest: Manifest, evaluations: Evaluations, errors: Mapping[str, Errors]) -> dict[str, str]:
-    found, evaluation = errors.get(precision), evaluations.get(precision)
+def _verdict_row(
+    precision: str, manifest: Manifest, evaluation: Evaluation | None, found: Errors | None
+) -> dict[str, str]:
     nothing = Share(0, 0)
     return {
         "precision": precision,
-        "threshold": number(manifest.graphs[precision].threshold.value),
-        "false_rejects": share(found.false_rejects if found else nothing, "unknown: no good test images"),
-        "escapes": share(found.escapes if found else nothing, "unknown: no defect images"),
+        "threshold": score(manifest.graphs[precision].threshold.value),
+        "false_rejects": share(found.false_rejects if found else nothing, "unknown"),
+        "escapes": share(found.escapes if found else nothing, "unknown"),
         "image_auroc": number(evaluation.metrics.image_auroc if evaluation else None),
         "pixel_ap": number(evaluation.metrics.pixel_ap if evaluation else None),
     }
 
 
-def data_section(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
-    """Counts by purpose, problems, sizes."""
+def data_section(run: Run, evaluation: Evaluation | None, photographs: Sequence[Path]) -> dict[str, Any]:
+    """Counts by purpose, problems, sizes; the frame size from some of `photographs`, which may be gone."""
     rows = [
-        ("good, to train on", len(run.data["train"]), "set the weights; half of them were given synthetic defects at any time"),
-        ("good, held out", len(run.data["held_out"]), "set the threshold; the network never saw them"),
+        ("good, to train on", len(run.data["train"]), "set the weights, under synthetic defects"),
+        ("good, held out", len(run.data["held_out"]), "set the threshold; never trained on"),
     ]
-    for key, count in run.data["counts"].items():
-        purpose, _, kind = key.partition("/")
-        if purpose == "test":
-            rows.append((f"{kind}, test", count, _mask_note(kind, evaluation)))
-    try:
-        sizes = frame_sizes_hw(run.photo_paths("train")[:SIZES_LOOKED_AT], run.preprocess.value_range)
-    except SegrdError:
-        sizes = []
+    kinds = {key.removeprefix("test/"): count for key, count in run.data["counts"].items() if key.startswith("test/")}
+    good_first = sorted(kinds, key=lambda kind: (kind != GOOD, kind))
+    rows += [(f"{kind}, test", kinds[kind], _mask_note(kind, evaluation)) for kind in good_first]
+    sizes = frame_sizes_hw(photographs[:SIZES_LOOKED_AT], run.preprocess.value_range)
     return {"rows": rows, "problems": run.data["problems"], "facts": _data_facts(run, sizes)}
 
 
 def _mask_note(kind: str, evaluation: Evaluation | None) -> str:
+    if evaluation is None or (kind != GOOD and kind not in evaluation.by_kind):
+        return "not evaluated"
     if kind == GOOD:
         return "measure false rejects"
-    if evaluation is None or kind not in evaluation.by_kind:
-        return "not evaluated"
     metrics = evaluation.by_kind[kind]
     if not metrics.images_with_mask:
         return "no masks, so that only image metrics count them"
@@ -144,26 +148,42 @@ def _data_facts(run: Run, sizes: list[tuple[int, int]]) -> list[tuple[str, str]]
     return facts
 
 
-def scores_section(run: Run, manifest: Manifest, evaluations: Evaluations, held_out: Mapping[str, list[float]]) -> list[dict[str, str]]:
+def scores_section(
+    run: Run, manifest: Manifest, evaluations: Evaluations, held_out: Mapping[str, list[float]]
+) -> list[dict[str, str]]:
     """A histogram chart per precision, on one common axis."""
     thresholds = thresholds_of(manifest)
     separate = has_good_test_images(run)
-    groups = {name: score_groups(held_out.get(name, []), evaluations.get(name), separate=separate) for name in manifest.graphs}
+    groups = {
+        name: score_groups(held_out.get(name, []), evaluations.get(name), separate=separate) for name in manifest.graphs
+    }
     everything = [scores for rows in groups.values() for _, scores in rows.values() if scores]
     axes = charts.score_axis(everything, thresholds[manifest.default_precision])
     panels = []
     for name, rows in groups.items():
         strips = [
-            charts.Strip(label, scores, tone, f"{sum(s >= thresholds[name] for s in scores)} of {len(scores)} ≥")
+            charts.Strip(label, scores, tone, f"{sum(s >= thresholds[name] for s in scores)} of {len(scores)}")
             for label, (tone, scores) in rows.items()
         ]
-        panels.append({"precision": name, "chart": charts.score_strips(strips, thresholds[name], axes), "scale": axes.kind})
+        panels.append(
+            {
+                "precision": name,
+                "chart": charts.score_strips(strips, thresholds[name], score(thresholds[name]), axes),
+                "scale": axes.kind,
+            }
+        )
     return panels
 
 
 def has_good_test_images(run: Run) -> bool:
     """False where held-out images stand in for good test images (plain folders)."""
     return bool(run.data["counts"].get(f"test/{GOOD}"))
+
+
+def missing_images(run: Run) -> str:
+    """Why nothing was evaluated."""
+    defects = any(key.startswith("test/") and key != f"test/{GOOD}" for key in run.data["counts"])
+    return "the test images were not evaluated" if defects else "no defect images were given"
 
 
 def cases_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> list[dict[str, Any]]:
@@ -178,11 +198,11 @@ def cases_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> lis
 
     def card(frame: FrameResult) -> dict[str, Any]:
         path = frame.photo.path
-        also = ", ".join(f"{name} {number(scores[path])}" for name, scores in others.items() if path in scores)
+        also = ", ".join(f"{name} {score(scores[path])}" for name, scores in others.items() if path in scores)
         pictures = case_pictures(frame, run.preprocess, threshold)
         return {
-            "pictures": pictures, "file": f"{path.parent.name}/{path.name}", "score": number(frame.score), "also": also,
-            "kind": frame.photo.kind, **_judge(frame, threshold),
+            "pictures": pictures, "file": f"{path.parent.name}/{path.name}", "kind": frame.photo.kind,
+            "score": f"{chosen} {score(frame.score)}", "also": also, **_judge(frame, threshold),
         }  # fmt: skip
 
     cases = choose_cases(evaluation.frames)
@@ -190,14 +210,26 @@ def cases_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> lis
     rejected = sum(f.score >= threshold for f in cases.highest_good)
     groups = [
         ("Hardest defects", _lead(missed, "lowest scores of all defects", "escape"), cases.hardest),
-        ("Highest-scoring good images", _lead(rejected, "highest scores of all good images", "false reject"), cases.highest_good),
-        ("Clearest detections", "The defects with the highest scores.", cases.clearest),
+        (
+            "Highest-scoring good images",
+            _lead(rejected, "highest scores of all good images", "false reject"),
+            cases.highest_good,
+        ),
+        (
+            "Clearest detections",
+            _lead(sum(f.score < threshold for f in cases.clearest), "highest scores of all defects", "escape"),
+            cases.clearest,
+        ),
     ]
-    return [{"title": title, "lead": lead, "cards": [card(f) for f in frames]} for title, lead, frames in groups if frames]
+    return [
+        {"title": title, "lead": lead, "cards": [card(f) for f in frames]} for title, lead, frames in groups if frames
+    ]
 
 
 def _lead(wrong: int, what: str, noun: str) -> str:
-    return f"The {what}; " + (f"{plural(wrong, noun)} among these." if wrong else f"none of them is {_article(noun)} {noun}.")
+    return f"The {what}; " + (
+        f"{plural(wrong, noun)} among these." if wrong else f"none of them is {_article(noun)} {noun}."
+    )
 
 
 def _article(noun: str) -> str:
@@ -206,8 +238,16 @@ def _article(noun: str) -> str:
 
 def _judge(frame: FrameResult, threshold: float) -> dict[str, str]:
     if frame.photo.is_defect:
-        return {"outcome": "found", "tone": "right"} if frame.score >= threshold else {"outcome": "escape", "tone": "wrong"}
-    return {"outcome": "false reject", "tone": "wrong"} if frame.score >= threshold else {"outcome": "accepted", "tone": "right"}
+        return (
+            {"outcome": "found", "tone": "right"}
+            if frame.score >= threshold
+            else {"outcome": "escape", "tone": "wrong"}
+        )
+    return (
+        {"outcome": "false reject", "tone": "wrong"}
+        if frame.score >= threshold
+        else {"outcome": "accepted", "tone": "right"}
+    )
 
 
 def metrics_section(manifest: Manifest, evaluations: Evaluations) -> list[dict[str, Any]]:
@@ -222,7 +262,11 @@ def metrics_section(manifest: Manifest, evaluations: Evaluations) -> list[dict[s
             escapes = count_errors(evaluation, thresholds[precision])
             missed = escapes.escapes if kind is None else escapes.escapes_by_kind[kind]
             metrics = _metrics_of(evaluation, kind)
-            reference = _metrics_of(evaluations[REFERENCE], kind) if REFERENCE in evaluations and precision != REFERENCE else None
+            reference = (
+                _metrics_of(evaluations[REFERENCE], kind)
+                if REFERENCE in evaluations and precision != REFERENCE
+                else None
+            )
             rows.append({
                 "kind": kind or "all images", "first": position == 0, "span": len(evaluations), "total": kind is None,
                 "precision": precision,
@@ -241,11 +285,15 @@ def _metric_cell(name: str, metrics: Metrics, reference: Metrics | None) -> dict
     value = getattr(metrics, name)
     difference = change(getattr(reference, name), value) if reference else None
     lost = difference is not None and name in LOSS_LIMITS and difference < -LOSS_LIMITS[name]
-    return {"value": number(value), "difference": signed(difference, 3) if reference and value is not None else "", "lost": lost}
+    return {
+        "value": number(value),
+        "difference": signed(difference, 3) if reference and value is not None else "",
+        "lost": lost,
+    }
 
 
 def parity_rows(manifest: Manifest) -> list[tuple[str, str]]:
-    """Largest differences of each graph from the torch model, as the manifest records them."""
+    """Largest differences on the golden images: of fp32 from the torch model, of the others from fp32."""
     return [
         (precision, ", ".join(f"{output} {significant(value, 2)}" for output, value in graph.parity.items()))
         for precision, graph in manifest.graphs.items()

@@ -15,6 +15,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return UNKNOWN if value is None else f"{value:.{digits}f}".replace("-", MINUS)
 
 
+def score(value: float) -> str:
+    """An anomaly score or threshold: four decimals, more where these would hide it."""
+    return number(value) if value == 0 or abs(value) >= 0.001 else significant(value, 2)
+
+
 def signed(value: float | None, digits: int = 4) -> str:
     """A difference with its sign; one that rounds to nothing is ±0."""
     if value is None:
@@ -32,7 +37,7 @@ def percent(rate: float | None, digits: int = 3) -> str:
 
 
 def plural(count: int, noun: str, many: str = "") -> str:
-    """"1 image", "2 images"."""
+    """ "1 image", "2 images"."""
     return f"{count} {noun if count == 1 else many or noun + 's'}"
 
 
@@ -45,10 +50,10 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
 
 
-def headline(verdict: Answer, errors: Errors | None) -> str:
-    """The answer to "can I use this?" in one sentence."""
+def headline(verdict: Answer, errors: Errors | None, missing: str) -> str:
+    """The answer to "can I use this?" in one sentence. `missing`: why there are no errors to count, if so."""
     if errors is None:
-        return "Not known yet: there were no test images to try this detector on."
+        return f"Not known yet: {missing}, so the escape rate is unknown."
     rejects, escapes = errors.false_rejects, errors.escapes
     if not escapes.total:
         return "Half known: no defect images were given, so the escape rate is unknown."
@@ -59,7 +64,12 @@ def headline(verdict: Answer, errors: Errors | None) -> str:
     if verdict == "yes":
         return f"Yes, as far as these images show. {found} and keeps to the false-reject budget."
     if verdict == "no":
-        return f"Not as it stands: {missed}, and {rejects.count} of {rejects.total} good ones are rejected."
+        also = (
+            f", and {rejects.count} of {rejects.total} good ones {_are(rejects.count)} rejected"
+            if rejects.count
+            else ""
+        )
+        return f"Not as it stands: {missed}{also}."
     if escapes.count == 0:
         return f"{found}, but rejects more good ones than the budget allows: {rejects.count} of {rejects.total}."
     return f"That depends on the escapes: {missed}; false rejects keep to the budget."
@@ -73,22 +83,27 @@ def advice(verdict: Answer, errors: Errors | None) -> str:
             "the figures below hold for images like these."
         )
     if errors is None:
-        return "Put a few good and defective photographs into a test folder and export again; even 20 of each tell much."
+        return (
+            "The threshold keeps good parts in, as said below; whether defects are found, only photographs of defects can "
+            "show. Put some into a test folder with good ones beside them and export again; even 20 of each tell much."
+        )
     if verdict == "unknown":
         return "Add the missing kind of test image and export again; even 20 tell much."
     if errors.escapes.count == 0:
         return (
-            "Look at the rejected images in section 6. If they are good parts that training never saw the like of, add such "
-            "photographs and train again; if one threshold too low is all there is, the histogram in section 5 shows a better one."
+            "Look at the rejected images in section 6. Where they are good parts that training never saw the like of, add "
+            "such photographs and train again. Where they lie close to the threshold, section 5 shows how much room there is "
+            "above it."
         )
     return (
-        "Look at the escapes in section 6. What helps most, in this order: more training time, a larger network size when the missed "
-        "defects are small, more photographs that show how good parts vary. A lower threshold finds more and rejects more."
+        "Look at the escapes in section 6. What helps most, in this order: more training time, a larger network size when "
+        "the missed defects are small, more photographs that show how good parts vary. A lower threshold finds more and "
+        "rejects more."
     )
 
 
 def share(value: Share, nothing: str) -> str:
-    """"1 of 20 (5 %)", or `nothing` in words where there was no image."""
+    """ "1 of 20 (5 %)", or `nothing` in words where there was no image."""
     return f"{value.count} of {value.total} ({percent(value.rate)})" if value.total else nothing
 
 
@@ -98,18 +113,19 @@ def error_sentences(errors: Errors, budget: float, *, held_out_again: bool) -> l
     sentences = []
     if held_out_again:
         sentences.append(
-            "The folder has no good test images of its own, so the held-out ones stand in for them. They set the threshold, "
-            "and their false rejects say nothing new."
+            "The folder has no good test images of its own, so the held-out ones stand in for them. They set the "
+            "threshold, and their false rejects say nothing new."
         )
     elif rejects.total:
-        judged = "which fits the budget" if rejects.fits(budget) else "which is more than the budget explains"
+        judged = "which fits the budget" if rejects.fits(budget) else "more than chance explains under the budget"
         sentences.append(
-            f"{rejects.count} of {plural(rejects.total, 'good test image')} {_are(rejects.count)} rejected, {judged} of {percent(budget)}; "
-            f"{_limit(rejects)}."
+            f"{rejects.count} of {plural(rejects.total, 'good test image')} {_are(rejects.count)} rejected, "
+            f"{judged} of {percent(budget)}{_limit(rejects)}."
         )
     if escapes.total:
         sentences.append(
-            f"{escapes.count} of {plural(escapes.total, 'defective test image')} {_are(escapes.count)} called good; {_limit(escapes)}."
+            f"{escapes.count} of {plural(escapes.total, 'defective test image')} {_are(escapes.count)} called good"
+            f"{_limit(escapes)}."
         )
     else:
         sentences.append("No defect images were given, so the escape rate is unknown.")
@@ -119,7 +135,9 @@ def error_sentences(errors: Errors, budget: float, *, held_out_again: bool) -> l
 def difference_sentence(precision: str, difference: Difference) -> str:
     verdicts = difference.verdicts
     change = (
-        "Both precisions give the same verdict on all" if verdicts.count == 0 else f"{precision} and fp32 disagree on {verdicts.count} of"
+        "Both precisions give the same verdict on all"
+        if verdicts.count == 0
+        else f"{precision} and fp32 disagree on {verdicts.count} of"
     )
     ends = f"scores move by {number(difference.score_mean)} on average, {number(difference.score_max)} at most"
     if difference.image_auroc is not None:
@@ -134,7 +152,10 @@ def training_time(run: Run) -> str:
 
 
 def _limit(value: Share) -> str:
-    return f"with {CONFIDENCE:.0%} confidence the true rate is below {percent(value.upper_limit)}".replace("%", " %", 1)
+    """Nothing to add where all of them are wrong."""
+    if value.count == value.total:
+        return ""
+    return f"; with {percent(CONFIDENCE)} confidence the true rate is below {percent(value.upper_limit)}"
 
 
 def _are(count: int) -> str:
