@@ -88,7 +88,7 @@ class Bar:
 
 
 def score_axis(groups: Sequence[Sequence[float]], threshold: float) -> Axis:
-    """The axis on which these groups of anomaly scores can be told apart: linear, or logit where one is squeezed together."""
+    """The axis on which these groups of anomaly scores can be told apart: linear, or logit where one is squeezed."""
     scores = np.concatenate([np.asarray(group, np.float64) for group in groups] + [np.array([threshold])])
     low, high = float(scores.min()), float(scores.max())
     spreads = [float(np.ptp(np.quantile(group, (0.1, 0.9)))) for group in groups if len(group) > 1]

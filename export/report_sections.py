@@ -42,6 +42,7 @@ Evaluations = Mapping[str, Evaluation]
 
 
 def thresholds_of(manifest: Manifest) -> dict[str, float]:
+    """By precision."""
     return {precision: graph.threshold.value for precision, graph in manifest.graphs.items()}
 
 
@@ -63,7 +64,7 @@ def verdict_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> d
         "statement": record.statement,
         "budget": percent(record.false_reject),
         "sentences": [*sentences, *_differences(manifest, evaluations)],
-        "rows": [_verdict_row(name, manifest, evaluations.get(name), errors.get(name)) for name in manifest.graphs],
+        "rows": [_verdict_row(name, value, evaluations.get(name), errors.get(name)) for name, value in thresholds.items()],
         "chosen": chosen,
     }
 
@@ -88,12 +89,12 @@ def _differences(manifest: Manifest, evaluations: Evaluations) -> list[str]:
 
 
 def _verdict_row(
-    precision: str, manifest: Manifest, evaluation: Evaluation | None, found: Errors | None
+    precision: str, threshold: float, evaluation: Evaluation | None, found: Errors | None
 ) -> dict[str, str]:
     nothing = Share(0, 0)
     return {
         "precision": precision,
-        "threshold": score(manifest.graphs[precision].threshold.value),
+        "threshold": score(threshold),
         "false_rejects": share(found.false_rejects if found else nothing, "unknown"),
         "escapes": share(found.escapes if found else nothing, "unknown"),
         "image_auroc": number(evaluation.metrics.image_auroc if evaluation else None),

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +29,6 @@ from .phases import Batch, Phase
 from .samples import TrainingSamples, batches, half_crops
 
 CHECKPOINT_EVERY_S = 60.0
-SETTLING_BATCHES = 12
 
 
 @dataclass(frozen=True)
@@ -174,11 +172,8 @@ class Fit:
             if time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
                 self._save(optimiser)
                 saved_at = time.monotonic()
-        finished = self._progress(phase) >= 1
-        if finished and self.budget.minutes is not None:
-            self._settle(objective)
         self._save(optimiser)
-        return finished
+        return self._progress(phase) >= 1
 
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         first = self.position.total_steps * self.batch
@@ -201,22 +196,6 @@ class Fit:
                 fix="train again with another --seed or a larger --batch; the last checkpoint is untouched",
             )
         return value
-
-    @torch.no_grad()
-    def _settle(self, objective: nn.Module) -> None:
-        """Measure the BatchNorm statistics of the finished weights on full-size images.
-
-        A short phase leaves running averages that still remember windows and much earlier weights.
-        """
-        norms = [m for m in objective.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a cumulative average
-        for samples in islice(self._batches(), SETTLING_BATCHES):
-            objective(self._to_batch(self.fabric.to_device(samples)))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
 
     def _to_batch(self, samples: dict[str, Tensor]) -> Batch:
         return {

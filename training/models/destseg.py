@@ -71,7 +71,7 @@ class DeSTSeg(nn.Module):
                 published=Recipe(sgd, [{"params": student, "lr": 0.4}]),
                 short=Recipe(adam, [{"params": student, "lr": 1e-3}]),
                 share_of_steps=0.2,
-                share_of_time=0.4,
+                share_of_time=0.5,
             ),
             Phase(
                 "head",
@@ -79,7 +79,7 @@ class DeSTSeg(nn.Module):
                 published=Recipe(sgd, [{"params": residual, "lr": 0.1}, {"params": rest, "lr": 0.01}]),
                 short=Recipe(adam, [{"params": residual + rest, "lr": 1e-3}]),
                 share_of_steps=0.8,
-                share_of_time=0.6,
+                share_of_time=0.5,
             ),
         ]
 
