@@ -3,7 +3,8 @@
     python -m segrd_edge.benchmarks.accuracy ../shared/data --minutes 10 --threads 1 \
         --teacher ../shared/data/weights/resnet18_imagenet1k_bnfolded_layer1-3.pth --textures ../shared/data/textures
 
-A cell is one category with one seed and one teacher. Its result is a JSON file under `--out`, written when the cell is done, and
+A cell is one category with one seed and one teacher. Its result is a JSON file under `--out`, written when the cell
+is done, and
 the table is made from whatever cells are there: an interrupted table continues where it stopped, a cell too.
 """
 
@@ -81,7 +82,6 @@ def run_cell(
 ) -> None:
     """Train (or resume), export both precisions with their metrics, write the result."""
     import torch
-
     from segrd_edge.export.bundle import export_bundle
     from segrd_edge.training.run import Run, RunConfig
     from segrd_edge.training.train import default_batch, train
@@ -115,7 +115,11 @@ def run_cell(
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         "precisions": {
-            precision: {"threshold": graph.threshold.value, "escape_rate": graph.threshold.escape_rate, **(graph.metrics or {})}
+            precision: {
+                "threshold": graph.threshold.value,
+                "escape_rate": graph.threshold.escape_rate,
+                **(graph.metrics or {}),
+            }
             for precision, graph in exported.manifest.graphs.items()
         },
     }
@@ -146,12 +150,13 @@ def write_table(out: Path) -> None:
 
 def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:
     first = cells[0]
+    budget = f"{first['minutes']:g} minutes of training on {first['threads']} thread(s) of: {first['machine']}."
+    settings = f"Teacher {first['teacher']['name']}, options {first['options'] or 'published'}, last checkpoint,"
+    dates = f"{min(c['date'] for c in cells)} to {max(c['date'] for c in cells)}."
     lines = [
         f"## {label}",
         "",
-        f"{first['minutes']:g} minutes of training on {first['threads']} thread(s) of: {first['machine']}. "
-        f"Teacher {first['teacher']['name']}, options {first['options'] or 'published'}, last checkpoint, nothing selected on "
-        f"the test images. {min(c['date'] for c in cells)} to {max(c['date'] for c in cells)}.",
+        f"{budget} {settings} nothing selected on the test images. {dates}",
         "",
         "| category | seed | steps | precision | " + " | ".join(COLUMNS) + " |",
         "| --- | ---: | ---: | --- | " + " | ".join("---:" for _ in COLUMNS) + " |",

@@ -46,7 +46,7 @@ class Axis:
     def ticks(self, length_px: float, apart_px: float) -> list[float]:
         """Round values along an axis of this length, far enough apart to be labelled."""
         if self.kind == "linear":
-            choices = [_round_steps(self.low, self.high, max(2, length_px / apart_px / 1.4))]
+            choices = [_round_steps(self.low, self.high, max(3, length_px / apart_px / 1.4))]
         elif self.kind == "log":
             choices = [_round_decades(self.low, self.high, factors) for factors in ((1, 2, 5), (1, 3), (1,))]
         else:
@@ -124,7 +124,7 @@ def score_strips(
         *_x_axis(axis, left, right, top, bottom),
         *rows,
         f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{bottom}"/>',
-        _text(min(max(x, left + 36), right - 36), top - 10, f"threshold {threshold_label}", "strong", "middle"),
+        _text(min(max(x, left + 36), right - 48), top - 10, f"threshold {threshold_label}", "strong", "middle"),
         _text(right + 10, top - 10, "≥ threshold", "tick", "start"),
     ]
     return _svg(width, bottom + 20, marks, "Histograms of anomaly scores by group, with the threshold")

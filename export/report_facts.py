@@ -66,8 +66,9 @@ def count_errors(evaluation: Evaluation, threshold: float) -> Errors:
 def answer(errors: Errors | None, false_reject: float) -> Answer:
     """Can this be used?
 
-    "yes": all defects found, false rejects within the budget. "no": more than a quarter of the defects escape, or there are
-    escapes and false rejects beyond the budget both, so that no other threshold mends it. "decide": what lies between.
+    "yes": all defects found, false rejects within the budget. "no": more than a quarter of the defects escape, or
+    there are escapes and false rejects beyond the budget both, so that no other threshold mends it. "decide": what lies
+    between.
     """
     if errors is None or not errors.escapes.total or not errors.false_rejects.total:
         return "unknown"

@@ -168,8 +168,8 @@ def latency_sentences(table: LatencyTable) -> list[str]:
     return [
         f"Fastest here: {best.engine} at {best.precision}, {best.median_ms:.1f} ms from frame to inspection "
         f"({stages}).",
-        f"An impression from {plural(table.rounds, 'interleaved round')} while this report was written, with whatever else "
-        "the machine was doing. The measurement is segrd-bench.",
+        f"An impression from {plural(table.rounds, 'interleaved round')} while this report was written, with whatever "
+        "else the machine was doing. The measurement is segrd-bench.",
     ]
 
 

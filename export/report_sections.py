@@ -16,6 +16,8 @@ from . import charts
 from .report_facts import Errors, Share, answer, change, choose_cases, compare, count_errors, score_groups
 from .report_pictures import case_pictures, frame_sizes_hw
 from .report_text import (
+    NO_DEFECTS,
+    NOT_EVALUATED,
     advice,
     difference_sentence,
     error_sentences,
@@ -28,6 +30,7 @@ from .report_text import (
     signed,
     significant,
     size,
+    unknown_verdict,
 )
 
 REFERENCE = "fp32"
@@ -48,23 +51,28 @@ def thresholds_of(manifest: Manifest) -> dict[str, float]:
 
 def verdict_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> dict[str, Any]:
     """Can I use this? For the default precision, with the others beside it."""
-    held_out_again = not has_good_test_images(run)
-    chosen = manifest.default_precision
+    chosen, thresholds = manifest.default_precision, thresholds_of(manifest)
     record = manifest.graphs[chosen].threshold
-    errors = {name: count_errors(evaluations[name], thresholds_of(manifest)[name]) for name in evaluations}
-    verdict = answer(errors.get(chosen), record.false_reject)
-    sentences = (
-        error_sentences(errors[chosen], record.false_reject, held_out_again=held_out_again) if chosen in errors else []
+    errors = {name: count_errors(evaluation, thresholds[name]) for name, evaluation in evaluations.items()}
+    found, fresh = errors.get(chosen), has_good_test_images(run)
+    verdict = answer(found, record.false_reject)
+    title, advised = (
+        (headline(verdict, found, fresh_good=fresh), advice(verdict, found))
+        if found
+        else unknown_verdict(missing_images(run))
     )
+    sentences = error_sentences(found, record.false_reject, fresh_good=fresh) if found else []
     return {
         "answer": verdict,
-        "headline": headline(verdict, errors.get(chosen), missing_images(run)),
-        "advice": advice(verdict, errors.get(chosen)),
+        "headline": title,
+        "advice": advised,
         "threshold": score(record.value),
         "statement": record.statement,
         "budget": percent(record.false_reject),
         "sentences": [*sentences, *_differences(manifest, evaluations)],
-        "rows": [_verdict_row(name, value, evaluations.get(name), errors.get(name)) for name, value in thresholds.items()],
+        "rows": [
+            _verdict_row(name, value, evaluations.get(name), errors.get(name)) for name, value in thresholds.items()
+        ],
         "chosen": chosen,
     }
 
@@ -184,7 +192,7 @@ def has_good_test_images(run: Run) -> bool:
 def missing_images(run: Run) -> str:
     """Why nothing was evaluated."""
     defects = any(key.startswith("test/") and key != f"test/{GOOD}" for key in run.data["counts"])
-    return "the test images were not evaluated" if defects else "no defect images were given"
+    return NOT_EVALUATED if defects else NO_DEFECTS
 
 
 def cases_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> list[dict[str, Any]]:

@@ -50,10 +50,25 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:.1f} MB"
 
 
-def headline(verdict: Answer, errors: Errors | None, missing: str) -> str:
-    """The answer to "can I use this?" in one sentence. `missing`: why there are no errors to count, if so."""
-    if errors is None:
-        return f"Not known yet: {missing}, so the escape rate is unknown."
+NO_DEFECTS = "no defect images were given"
+NOT_EVALUATED = "the test images were not evaluated"
+_NEXT = {
+    NO_DEFECTS: "The threshold keeps good parts in, as said below; whether defects are found, only photographs of defects "
+    "can show. Put some into a test folder with good ones beside them and export again; even 20 of each tell much.",
+    NOT_EVALUATED: "The folder holds defect images. Export again with evaluation to learn how many of them are found.",
+}
+
+
+def unknown_verdict(missing: str) -> tuple[str, str]:
+    """Headline and advice where nothing was evaluated; `missing` says why: NO_DEFECTS or NOT_EVALUATED."""
+    return f"Not known yet: {missing}, so the escape rate is unknown.", _NEXT[missing]
+
+
+def headline(verdict: Answer, errors: Errors, *, fresh_good: bool) -> str:
+    """The answer to "can I use this?" in a sentence or two.
+
+    `fresh_good`: the good images are others than those that set the threshold.
+    """
     rejects, escapes = errors.false_rejects, errors.escapes
     if not escapes.total:
         return "Half known: no defect images were given, so the escape rate is unknown."
@@ -62,7 +77,8 @@ def headline(verdict: Answer, errors: Errors | None, missing: str) -> str:
     found = "It finds all " + plural(escapes.total, "defective test image")
     missed = f"{escapes.count} of {plural(escapes.total, 'defective test image')} escape{'s' * (escapes.count == 1)}"
     if verdict == "yes":
-        return f"Yes, as far as these images show. {found} and keeps to the false-reject budget."
+        rejects_too = " and keeps to the false-reject budget." if fresh_good else "; new good parts remain to be tried."
+        return f"Yes, as far as these images show. {found}{rejects_too}"
     if verdict == "no":
         also = (
             f", and {rejects.count} of {rejects.total} good ones {_are(rejects.count)} rejected"
@@ -75,28 +91,23 @@ def headline(verdict: Answer, errors: Errors | None, missing: str) -> str:
     return f"That depends on the escapes: {missed}; false rejects keep to the budget."
 
 
-def advice(verdict: Answer, errors: Errors | None) -> str:
+def advice(verdict: Answer, errors: Errors) -> str:
     """What to do next."""
     if verdict == "yes":
         return (
             "Before the line depends on it, try it on frames from another day and another shift: "
             "the figures below hold for images like these."
         )
-    if errors is None:
-        return (
-            "The threshold keeps good parts in, as said below; whether defects are found, only photographs of defects can "
-            "show. Put some into a test folder with good ones beside them and export again; even 20 of each tell much."
-        )
     if verdict == "unknown":
         return "Add the missing kind of test image and export again; even 20 tell much."
     if errors.escapes.count == 0:
         return (
-            "Look at the rejected images in section 6. Where they are good parts that training never saw the like of, add "
-            "such photographs and train again. Where they lie close to the threshold, section 5 shows how much room there is "
-            "above it."
+            "Look at the rejected images in section 6. Where they are good parts that training never saw the like of, "
+            "add such photographs and train again. Where they lie close to the threshold, section 5 shows how much room "
+            "there is above it."
         )
     return (
-        "Look at the escapes in section 6. What helps most, in this order: more training time, a larger network size when "
+        "Look at the escapes in section 6. What usually helps: more training time, a larger network size where "
         "the missed defects are small, more photographs that show how good parts vary. A lower threshold finds more and "
         "rejects more."
     )
@@ -107,11 +118,11 @@ def share(value: Share, nothing: str) -> str:
     return f"{value.count} of {value.total} ({percent(value.rate)})" if value.total else nothing
 
 
-def error_sentences(errors: Errors, budget: float, *, held_out_again: bool) -> list[str]:
+def error_sentences(errors: Errors, budget: float, *, fresh_good: bool) -> list[str]:
     """What the counts say, and how far they can be trusted."""
     rejects, escapes = errors.false_rejects, errors.escapes
     sentences = []
-    if held_out_again:
+    if not fresh_good:
         sentences.append(
             "The folder has no good test images of its own, so the held-out ones stand in for them. They set the "
             "threshold, and their false rejects say nothing new."

@@ -20,7 +20,9 @@ def texture(rng: np.random.Generator, size_hw: tuple[int, int] = (80, 80)) -> np
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def write_photos(root: Path, good: int = 20, test_good: int = 4, defects: int = 4, size_hw: tuple[int, int] = (80, 80)) -> Path:
+def write_photos(
+    root: Path, good: int = 20, test_good: int = 4, defects: int = 4, size_hw: tuple[int, int] = (80, 80)
+) -> Path:
     """A small MVTec AD folder: striped good parts, and defects that are dark discs with masks."""
     rng = np.random.default_rng(5)
     for name in ("train/good", "test/good", "test/spot", "ground_truth/spot"):

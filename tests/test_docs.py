@@ -1,7 +1,8 @@
 """Every code block of README.md and docs/ runs, in the order in which a reader meets it.
 
-Blocks marked `bash` and `python` run in one sandbox that starts with photographs of a part. Only the budget is smaller: a few steps
-of a small network. Lines that call make are parsed by make, and not run. Blocks marked `text` are pictures of something.
+Blocks marked `bash` and `python` run in one sandbox that starts with photographs of a part. Only the budget is
+smaller: a few steps of a small network. Lines that call make are parsed by make, and not run. Blocks marked `text`
+are pictures of something.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def blocks() -> list[Block]:
     found = []
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
-        for match in re.finditer(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-            found.append(Block(page, text[: match.start()].count("\n") + 2, match[1], match[2]))
+        matches = re.finditer(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        found += [Block(page, text[: m.start()].count("\n") + 2, m[1], m[2]) for m in matches]
     return found
 
 

@@ -1,7 +1,8 @@
 """ResNet feature extractors with torchvision's key names, so that torchvision's weights load as they are.
 
-Written here because torchvision cannot be a dependency of a CPU-only installation; the layout is He et al. 2016 (ResNet)
-and Zagoruyko & Komodakis 2016 (wide_resnet50_2). Only the stages that are used exist: a teacher has no layer4 and no fc.
+Written here because torchvision cannot be a dependency of a CPU-only installation; the layout is He et al. 2016
+(ResNet) and Zagoruyko & Komodakis 2016 (wide_resnet50_2). Only the stages that are used exist: a teacher has no
+layer4 and no fc.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
 class ResNetFeatures(nn.Module):
     """Stem and the first `stages` stages of a ResNet.
 
-    `forward(images N×3×h×w)` returns one feature map per stage: layer1 at h/4, layer2 at h/8, layer3 at h/16, layer4 at h/32.
+    `forward(images N×3×h×w)` returns one feature map per stage: layer1 at h/4 to layer4 at h/32.
     """
 
     def __init__(self, name: str, stages: int = 3) -> None:
@@ -118,9 +119,7 @@ class ResNetFeatures(nn.Module):
             planes, stride = 64 * 2**stage, 1 if stage == 0 else 2
             layer = [block(inputs, planes, stride, base_width=spec.base_width)]
             inputs = spec.channels[stage]
-            layer += [
-                block(inputs, planes, base_width=spec.base_width) for _ in range(spec.blocks[stage] - 1)
-            ]
+            layer += [block(inputs, planes, base_width=spec.base_width) for _ in range(spec.blocks[stage] - 1)]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layer))
         initialise(self)
 

@@ -61,8 +61,8 @@ class SegmentationHead(nn.Module):
 class DenoisingDecoder(nn.Module):
     """DeSTSeg's student decoder: bilinear ×2 and two residual blocks per stage, no connection from the encoder.
 
-    Takes layer4 (512 channels at h/32) and returns maps at h/4, h/8, h/16 with the teacher's channels. Where the teacher is
-    wider than ResNet-18 a 1×1 convolution per level widens the output (ours; the paper has ResNet-18 only).
+    Takes layer4 (512 channels at h/32) and returns maps at h/4, h/8, h/16 with the teacher's channels. Where the
+    teacher is wider than ResNet-18 a 1×1 convolution per level widens the output (ours; the paper has ResNet-18 only).
     """
 
     def __init__(self, targets: tuple[int, ...]) -> None:

@@ -26,22 +26,36 @@ def train(
     model: Annotated[str, typer.Option(help="Model to train.")] = "destseg",
     minutes: Annotated[float | None, typer.Option(help="Train for so many minutes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps (published: 5000).")] = None,
-    teacher: Annotated[str, typer.Option(help="edge (shipped), imagenet (downloaded), or a state dict's path.")] = "edge",
+    teacher: Annotated[
+        str, typer.Option(help="edge (shipped), imagenet (downloaded), or a state dict's path.")
+    ] = "edge",
     backbone: Annotated[str, typer.Option(help="resnet18, resnet34 or wide_resnet50_2.")] = "resnet18",
-    textures: Annotated[Path | None, typer.Option(help="Texture folder for synthetic defects; default: the images.")] = None,
+    textures: Annotated[
+        Path | None, typer.Option(help="Texture folder for synthetic defects; default: the images.")
+    ] = None,
     size: Annotated[str, typer.Option(help="Network size: 256, or HEIGHTxWIDTH.")] = "256",
     fit: Annotated[str, typer.Option(help="stretch or letterbox.")] = "stretch",
     rotation: Annotated[str, typer.Option(help="Turn training images: none, small (5 degrees) or full.")] = "none",
-    foreground: Annotated[bool, typer.Option(help="Keep synthetic defects on an object before a plain background.")] = True,
-    value_range: Annotated[str | None, typer.Option("--range", help="BLACK:WHITE of 16-bit images, e.g. 0:4095.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images per step; default 32, or 8 with --minutes on a CPU.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="Model option NAME=VALUE, e.g. head_width=128; repeatable.")] = None,
+    foreground: Annotated[
+        bool, typer.Option(help="Keep synthetic defects on an object before a plain background.")
+    ] = True,
+    value_range: Annotated[
+        str | None, typer.Option("--range", help="BLACK:WHITE of 16-bit images, e.g. 0:4095.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images per step; default 32, or 8 with --minutes on a CPU.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Model option NAME=VALUE, e.g. head_width=128; repeatable.")
+    ] = None,
     false_reject: Annotated[str, typer.Option(help="Budget of good parts called defective.")] = "0.5%",
     held_out: Annotated[float, typer.Option(help="Share of the good images that sets the threshold.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that make samples.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in --out.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Train without the files the data check refuses.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Train without the files the data check refuses.")
+    ] = False,
     json: Annotated[bool, json_option] = False,
 ) -> None:
     """Train a detector from photographs of good parts only."""
@@ -73,7 +87,12 @@ def train(
     with _progress() as listener:
         run = train_run(config, out, resume=resume, skip_bad=skip_bad, listener=listener, said=console.print)
     assert run is not None  # stop_after is not given
-    summary = {"run": str(out), **run.record, "threshold": run.threshold["value"], "statement": run.threshold["statement"]}
+    summary = {
+        "run": str(out),
+        **run.record,
+        "threshold": run.threshold["value"],
+        "statement": run.threshold["statement"],
+    }
     table = new_table(f"run {out}", "figure", "value")
     for key in ("steps", "seconds", "threshold", "statement"):
         table.add_row(key, f"{summary[key]:.4g}" if isinstance(summary[key], float) else str(summary[key]))
@@ -113,7 +132,9 @@ def parse_preprocess(size: str, fit: str, value_range: str | None) -> Any:
     sides = parse_ints("--size", size, 2 if "x" in size else 1, "x", "256x640")
     limits = parse_ints("--range", value_range, 2, ":", "0:4095") if value_range else None
     return Preprocess(
-        size_hw=(sides[0], sides[-1]), fit=fit, value_range=limits  # type: ignore[arg-type]
+        size_hw=(sides[0], sides[-1]),
+        fit=fit,
+        value_range=limits,  # type: ignore[arg-type]
     )
 
 

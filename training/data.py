@@ -5,7 +5,8 @@ Two layouts are read:
     MVTec AD:  train/good/*  test/good/*  test/<defect>/*  ground_truth/<defect>/<name>_mask.png
     plain:     *.jpg (all good), or good/*;  optionally <defect>/* and ground_truth/<defect>/<name>_mask.png
 
-In a plain folder the good images serve all purposes: the held-out ones set the threshold and are the good side of an evaluation.
+In a plain folder the good images serve all purposes: the held-out ones set the threshold and are the good side of an
+evaluation.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class PhotoFolder:
         )
 
     def evaluation(self, held_out: Iterable[Photo] = ()) -> list[Photo]:
-        """The photographs to evaluate on: the test split; a plain folder's defects need the held-out good images beside them."""
+        """The photographs to evaluate on: the test split, or a plain folder's defects and held-out good images."""
         good = [p for p in self.test if not p.is_defect] or list(held_out)
         return good + [p for p in self.test if p.is_defect]
 
@@ -130,8 +131,8 @@ def scan(folder: str | Path) -> PhotoFolder:
 def check(folder: PhotoFolder, value_range: tuple[int, int] | None = None) -> PhotoFolder:
     """Open every file and return the same folder without the unusable ones, with all problems listed at once.
 
-    Found: unreadable files, 16-bit files without a stated range, duplicates (same pixels; a good training image that is also a
-    test image is the worst of them), masks that are missing, empty or of another size.
+    Found: unreadable files, 16-bit files without a stated range, duplicates (same pixels; a good training image that
+    is also a test image is the worst of them), masks that are missing, empty or of another size.
     """
     problems: list[Problem] = []
     seen: dict[str, Path] = {}
@@ -175,9 +176,7 @@ def _find_mask(image: Path, kind: str, root: Path) -> Path | None:
     return None
 
 
-def _usable(
-    photo: Photo, problems: list[Problem], seen: dict[str, Path], value_range: tuple[int, int] | None
-) -> bool:
+def _usable(photo: Photo, problems: list[Problem], seen: dict[str, Path], value_range: tuple[int, int] | None) -> bool:
     """Check one photograph; append what is wrong; False where it cannot be used."""
     try:
         frame = read_frame(photo.path, value_range=value_range)
@@ -207,4 +206,6 @@ def _usable(
 
 
 def _hint(error: FrameError) -> str:
-    return " (state the range with --range 0:65535, or 0:4095 for 12-bit cameras)" if "value range" in error.what else ""
+    return (
+        " (state the range with --range 0:65535, or 0:4095 for 12-bit cameras)" if "value range" in error.what else ""
+    )

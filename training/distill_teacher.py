@@ -3,9 +3,9 @@
     python -m segrd_edge.training.distill_teacher --teacher resnet18.pth --images textures/ --images photographs/ \
         --out training/teachers/resnet18-edge.safetensors --steps 3000
 
-The student sees random crops of textures, photographs and generated pictures and learns the ImageNet teacher's features of
-each stage, standardised per channel. It is the same architecture, so the file is a drop-in teacher of 5.6 MB in fp16. The run
-is resumable (state beside the output) and its figures are written to the .json beside the weights.
+The student sees random crops of textures, photographs and generated pictures and learns the ImageNet teacher's
+features of each stage, standardised per channel. It is the same architecture, so the file is a drop-in teacher of 5.6
+MB in fp16. The run is resumable (state beside the output) and its figures are written to the .json beside the weights.
 """
 
 from __future__ import annotations

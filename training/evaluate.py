@@ -74,8 +74,8 @@ def evaluate(
     """Evaluate a run (folder) or a bundle (.segrd file) on a folder of photographs.
 
     Args:
-        photos: MVTec AD layout, or a plain folder with defect folders. A plain folder has no good test images; those that the
-            run held out from training stand in for them.
+        photos: MVTec AD layout, or a plain folder with defect folders. A plain folder has no good test images; those
+            that the run held out from training stand in for them.
         precision, engine: of a bundle, as in `Detector`.
         track: wraps the photographs, for a progress bar.
 

@@ -1,7 +1,8 @@
 """The fit loop. It knows phases, budgets and checkpoints, and nothing of any model.
 
-One code for CPU, one GPU and several (Lightning Fabric). Sample k of a run is a function of the seed and k (`training.samples`), so
-the only state is the weights, the optimiser and how far the run has come: a resumed run gives what an uninterrupted one gives.
+One code for CPU, one GPU and several (Lightning Fabric). Sample k of a run is a function of the seed and k
+(`training.samples`), so the only state is the weights, the optimiser and how far the run has come: a resumed run gives
+what an uninterrupted one gives.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ CHECKPOINT_EVERY_S = 60.0
 class Budget:
     """How long to train: `steps` in all, or `minutes` in all.
 
-    With steps, everything is as published: optimisers, constant learning rates, how phases share the steps. With minutes, phases
-    share the time and use their short recipe, whose learning rate falls over the last `decay` of each phase; the first `crops` of
-    each phase runs on half-size windows, four times as many steps for the same time. Progress is measured in time, so the budget
-    holds on any machine.
+    With steps, everything is as published: optimisers, constant learning rates, how phases share the steps. With
+    minutes, phases share the time and use their short recipe, whose learning rate falls over the last `decay` of each
+    phase; the first `crops` of each phase runs on half-size windows, four times as many steps for the same time.
+    Progress is measured in time, so the budget holds on any machine.
     """
 
     steps: int | None = None

@@ -17,8 +17,8 @@ def cosine_distance(teacher: Tensor, student: Tensor) -> Tensor:
 def distillation_loss(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
     """Per-pixel cosine distance: mean over pixels, sum over levels, mean over the batch.
 
-    DeSTSeg's code sums over its batch of 32 instead; its caller multiplies by 32, which keeps the published learning rate and
-    weight decay right at any batch size.
+    DeSTSeg's code sums over its batch of 32 instead; its caller multiplies by 32, which keeps the published learning
+    rate and weight decay right at any batch size.
     """
     losses = [cosine_distance(t, s).mean() for t, s in zip(teacher, student, strict=True)]
     return torch.stack(losses).sum()
@@ -39,7 +39,7 @@ def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
 def head_target(mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Training label at the head's resolution: bilinear without antialias, then >= 0.5 (N×1×h×w in {0, 1}).
 
-    At a factor of 4 this is the mean of the central 2×2 of each 4×4 cell; one-pixel lines can vanish, as in the published
-    training. Evaluation uses another rule (`training.metrics.downsample_mask`).
+    At a factor of 4 this is the mean of the central 2×2 of each 4×4 cell; one-pixel lines can vanish, as in the
+    published training. Evaluation uses another rule (`training.metrics.downsample_mask`).
     """
     return (F.interpolate(mask, size=size_hw, mode="bilinear", align_corners=False) >= 0.5).to(mask.dtype)

@@ -33,8 +33,8 @@ class Recipe:
 class Phase:
     """One stage of training with its own parameters, loss and optimiser.
 
-    `published` is the paper's recipe, for a budget of steps. `short` is for a budget of minutes, in which a phase gets a hundred
-    steps instead of thousands and the published rates, tuned for the long run, come nowhere near.
+    `published` is the paper's recipe, for a budget of steps. `short` is for a budget of minutes, in which a phase
+    gets a hundred steps instead of thousands and the published rates, tuned for the long run, come nowhere near.
     """
 
     name: str

@@ -1,12 +1,12 @@
 """A run: the folder that training leaves behind and that evaluation and export read.
 
-    config.json        how it was trained; enough to train it again
-    data.json          which photographs trained, which were held out, with their checksums
-    model.safetensors  the weights, teacher included
-    threshold.json     the threshold from the held-out good images
-    log.csv            loss and learning rate per step (TensorBoard events beside it)
-    synthetic/         pictures of synthetic defects, to look at
-    checkpoint.pt      while training: what `--resume` continues from
+config.json        how it was trained; enough to train it again
+data.json          which photographs trained, which were held out, with their checksums
+model.safetensors  the weights, teacher included
+threshold.json     the threshold from the held-out good images
+log.csv            loss and learning rate per step (TensorBoard events beside it)
+synthetic/         pictures of synthetic defects, to look at
+checkpoint.pt      while training: what `--resume` continues from
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class RunConfig:
         values = dict(values)
         version = values.pop("run_version", None)
         if version != RUN_VERSION:
-            raise TrainingError(f"run version {version}", expected=f"{RUN_VERSION}", fix="train again with this release")
+            raise TrainingError(
+                f"run version {version}", expected=f"{RUN_VERSION}", fix="train again with this release"
+            )
         return cls(**{**values, "preprocess": Preprocess.from_dict(values["preprocess"])})
 
 
@@ -133,9 +135,7 @@ class Run:
 
 def create_model(config: RunConfig) -> nn.Module:
     """The network of a config, with random weights (an `AnomalyModel`)."""
-    model = build_model(
-        config.model, backbone=config.backbone, size_hw=config.preprocess.size_hw, **config.options
-    )
+    model = build_model(config.model, backbone=config.backbone, size_hw=config.preprocess.size_hw, **config.options)
     assert isinstance(model, nn.Module)
     return model
 

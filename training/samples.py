@@ -1,6 +1,7 @@
 """Training samples: sample k is a function of the seed and k, whatever the number of workers or restarts.
 
-That one property gives exact resume, results that do not depend on `workers`, and an independent generator for every sample.
+That one property gives exact resume, results that do not depend on `workers`, and an independent generator for every
+sample.
 """
 
 from __future__ import annotations
@@ -60,9 +61,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         return np.random.default_rng([self.seed, 2, epoch]).permutation(len(self.good.images))
 
-    def _rotated(
-        self, image: Image, foreground: Mask | None, rng: np.random.Generator
-    ) -> tuple[Image, Mask | None]:
+    def _rotated(self, image: Image, foreground: Mask | None, rng: np.random.Generator) -> tuple[Image, Mask | None]:
         """DeSTSeg's rotations: small is ±5 degrees, full is quarter turns and then ±5 degrees; corners grey (114)."""
         if self.rotation == "none":
             return image, foreground

@@ -1,6 +1,7 @@
-"""Synthetic defects: a Perlin-shaped patch of a foreign texture blended into a good image (DRAEM lineage, as DeSTSeg uses it).
+"""Synthetic defects: a Perlin-shaped patch of a foreign texture blended into a good image (DRAEM, DeSTSeg).
 
-Everything random comes from the generator that the caller passes in, so a sample is a function of its seed and nothing else.
+Everything random comes from the generator that the caller passes in, so a sample is a function of its seed and
+nothing else.
 """
 
 from __future__ import annotations
@@ -79,13 +80,11 @@ class PerlinDefects:
     textures: Textures
     probability: float = 1.0  # DeSTSeg: always; about 4.5 % of masks come out empty by themselves
 
-    def __call__(
-        self, image: Image, rng: np.random.Generator, foreground: Mask | None = None
-    ) -> tuple[Image, Mask]:
+    def __call__(self, image: Image, rng: np.random.Generator, foreground: Mask | None = None) -> tuple[Image, Mask]:
         """A copy of `image` (h×w×3) with a synthetic defect, and the mask (h×w) of where it is.
 
-        Blended on 8-bit pixels before any normalisation. With `foreground` the defect stays on the object; masks that miss
-        the object entirely are drawn again, at most 4 times.
+        Blended on 8-bit pixels before any normalisation. With `foreground` the defect stays on the object; masks that
+        miss the object entirely are drawn again, at most 4 times.
         """
         size_hw = (image.shape[0], image.shape[1])
         mask = np.zeros(size_hw, bool)
@@ -118,9 +117,7 @@ def perlin_field(size_hw: tuple[int, int], rng: np.random.Generator) -> npt.NDAr
 
 def _gradient_noise(size_hw: tuple[int, int], angles: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Perlin's gradient noise with unit gradients at `angles` ((rows + 1)×(columns + 1)) and the quintic fade."""
-    (y0, fy), (x0, fx) = (
-        _lattice(size, cells - 1) for size, cells in zip(size_hw, angles.shape, strict=True)
-    )
+    (y0, fy), (x0, fx) = (_lattice(size, cells - 1) for size, cells in zip(size_hw, angles.shape, strict=True))
     gx, gy = np.cos(angles), np.sin(angles)
 
     def corner(dy: int, dx: int) -> npt.NDArray[np.float32]:
@@ -187,9 +184,7 @@ def _warp(patch: Image, rng: np.random.Generator) -> Image:
         for c in coarse
     )
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return np.asarray(
-        cv2.remap(patch, x + dx, y + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.uint8
-    )
+    return np.asarray(cv2.remap(patch, x + dx, y + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.uint8)
 
 
 def _recolour(patch: Image, rng: np.random.Generator) -> Image:

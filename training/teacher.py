@@ -1,7 +1,7 @@
 """Teacher weights: shipped in the wheel, downloaded from the official address, or a file of the user's.
 
-Nothing executable is loaded: `.pth` files are read with `weights_only=True`, others are safetensors, and every download's
-checksum is verified before use.
+Nothing executable is loaded: `.pth` files are read with `weights_only=True`, others are safetensors, and every
+download's checksum is verified before use.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class TeacherWeights:
     state: dict[str, Tensor]
 
 
-# torchvision's ImageNet weights. The eight hexadecimal digits in the file name are the start of its SHA-256 (PyTorch's own
-# naming rule, checked by torch.hub as well).
+# torchvision's ImageNet weights. The eight hexadecimal digits in the file name are the start of its SHA-256
+# (PyTorch's own # naming rule, checked by torch.hub as well).
 DOWNLOADS: dict[str, tuple[str, str]] = {
     "imagenet": ("resnet18", "resnet18-f37072fd.pth"),
     "imagenet-resnet18": ("resnet18", "resnet18-f37072fd.pth"),
@@ -49,8 +49,9 @@ def load_teacher(teacher: str, backbone: str) -> TeacherWeights:
     """The weights that `--teacher` names.
 
     Args:
-        teacher: "edge" (shipped, ResNet-18), "imagenet" (torchvision's weights for `backbone`, downloaded once), or a path to
-            a torchvision-style state dict (.pth, .pt or .safetensors) that may hold only the stages the model uses.
+        teacher: "edge" (shipped, ResNet-18), "imagenet" (torchvision's weights for `backbone`, downloaded once), or a
+            path to a torchvision-style state dict (.pth, .pt or .safetensors) that may hold only the stages the model
+            uses.
 
     Raises:
         TrainingError: unknown name, no such file, no network, wrong checksum, or weights for another backbone.
@@ -102,9 +103,7 @@ def apply_weights(teacher: nn.Module, weights: TeacherWeights) -> None:
             expected="torchvision's key names for conv1, bn1, layer1, layer2, layer3",
             fix="check --backbone, or give the weights of that backbone",
         )
-    teacher.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False
-    )
+    teacher.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False)
 
 
 def _read(name: str, path: Path) -> TeacherWeights:

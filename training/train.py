@@ -158,9 +158,7 @@ def _write_inputs(
 
 
 def _files(folder: PhotoFolder, photos: Sequence[Photo]) -> list[dict[str, str]]:
-    return [
-        {"file": p.path.relative_to(folder.root).as_posix(), "sha256": file_sha256(p.path)} for p in photos
-    ]
+    return [{"file": p.path.relative_to(folder.root).as_posix(), "sha256": file_sha256(p.path)} for p in photos]
 
 
 def write_synthetic(samples: TrainingSamples, folder: Path, count: int) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-
-from segrd_edge.errors import DataError, OptionError, TrainingError
-from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.fit import Budget, StepReport
 from segrd_edge.training.run import Run, RunConfig
 from segrd_edge.training.train import train
+
+from segrd_edge.errors import DataError, OptionError, TrainingError
+from segrd_edge.preprocess import Preprocess
 
 
 @pytest.fixture

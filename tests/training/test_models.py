@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from segrd_edge.errors import OptionError
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.losses import distillation_loss, focal_loss, head_target
 from segrd_edge.training.models import MODELS, build_model
 from segrd_edge.training.models.destseg import PUBLISHED_BATCH, DeSTSeg
+
+from segrd_edge.errors import OptionError
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -50,7 +50,13 @@ def test_other_backbones(backbone: str, channels: int) -> None:
 
 def test_key_names_are_torchvisions() -> None:
     keys = set(ResNetFeatures("resnet18", 4).state_dict())
-    for key in ("conv1.weight", "bn1.running_var", "layer1.0.conv2.weight", "layer2.0.downsample.0.weight", "layer4.1.bn2.bias"):
+    for key in (
+        "conv1.weight",
+        "bn1.running_var",
+        "layer1.0.conv2.weight",
+        "layer2.0.downsample.0.weight",
+        "layer4.1.bn2.bias",
+    ):
         assert key in keys
     assert "layer3.5.conv3.weight" in ResNetFeatures("wide_resnet50_2").state_dict()
     assert "layer4.0.conv1.weight" not in ResNetFeatures("resnet18", 3).state_dict()

@@ -1,9 +1,10 @@
 """DeSTSeg: a denoising student-teacher with a trained segmentation head (Zhang et al., CVPR 2023).
 
-The teacher (frozen, stages 1-3) sees the image. The student, an encoder-decoder without skip connections, learns to give the
-teacher's features of the *clean* image when shown the corrupted one. The head learns, from the product of both unit-length
-features, where they disagree. Differences from the published code, all in the direction of doing nothing twice: the teacher
-runs once, the head is not run while the student trains, the student keeps no gradients while the head trains.
+The teacher (frozen, stages 1-3) sees the image. The student, an encoder-decoder without skip connections, learns to
+give the teacher's features of the *clean* image when shown the corrupted one. The head learns, from the product of
+both unit-length features, where they disagree. Differences from the published code, all in the direction of doing
+nothing twice: the teacher runs once, the head is not run while the student trains, the student keeps no gradients
+while the head trains.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class DeSTSeg(nn.Module):
     """`forward(images N×3×h×w)` → raw anomaly logits N×1×h/4×w/4.
 
     Args:
-        backbone: teacher architecture (`training.backbone.BACKBONES`). The student encoder is a ResNet-18 for all of them.
+        backbone: teacher architecture (`training.backbone.BACKBONES`). The student encoder is always a ResNet-18.
         size_hw: network size; it only sets how many pixels the score averages.
         head_width: channels of the segmentation head; 256 is the published one.
         head_fusion_kernel: kernel of the ASPP fusion; 3 is the published one.

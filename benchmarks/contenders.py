@@ -1,0 +1,162 @@
+"""Who is measured: a Detector on each engine and precision, and the eager torch model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from segrd_edge import engines
+from segrd_edge.bundle import Bundle
+from segrd_edge.detector import Detector
+from segrd_edge.errors import EngineError, MissingExtraError, OptionError
+
+Pixels = npt.NDArray[np.uint8]
+STAGES = ("preprocess", "engine", "postprocess", "other")
+
+
+class Sample(NamedTuple):
+    """One inspected frame."""
+
+    total_ms: float  # around the whole call
+    stages_ms: dict[str, float]  # preprocess, engine, postprocess
+    score: float
+    is_defect: bool
+
+    @property
+    def other_ms(self) -> float:
+        """What lies between the stages: locking, copying the map, building the Inspection."""
+        return self.total_ms - sum(self.stages_ms.values())
+
+
+class Contender(Protocol):
+    """Something that turns a frame's bytes into a verdict."""
+
+    engine: str
+    precision: str
+    version: str
+
+    def inspect(self, frame: Pixels) -> Sample:
+        """A frame (uint8 H×W×3 BGR) all the way to the verdict."""
+
+    def run_bare(self, image: Pixels) -> None:
+        """The engine alone, on a network image that is ready (uint8 1×h×w×3 BGR)."""
+
+    def close(self) -> None: ...
+
+
+class DetectorContender:
+    """A `Detector` of its own."""
+
+    def __init__(self, bundle: Bundle, engine: str, precision: str, threads: int | None) -> None:
+        self._detector = Detector(bundle, engine=engine, precision=precision, threads=threads)
+        # Its own engine, because a second one would have other buffers and take the memory and loading time twice.
+        self._engine = self._detector._engine
+        self.engine, self.precision = engine, precision
+        self.version = self._engine.version() or "unknown"
+
+    def inspect(self, frame: Pixels) -> Sample:
+        start = perf_counter()
+        inspection = self._detector.inspect(frame)
+        total_ms = (perf_counter() - start) * 1e3
+        stages_ms = {stage: inspection.timings_ms[stage] for stage in ("preprocess", "engine", "postprocess")}
+        return Sample(total_ms, stages_ms, inspection.score, inspection.is_defect)
+
+    def run_bare(self, image: Pixels) -> None:
+        self._engine.run(image)
+
+    def close(self) -> None:
+        self._detector.close()
+
+
+class TorchContender:
+    """The trained model in eager torch, fp32, on the CPU: where every speed-up starts. It finds no regions."""
+
+    engine, precision = "torch", "fp32"
+
+    def __init__(self, folder: str | Path, bundle: Bundle, threads: int | None) -> None:
+        try:
+            import torch
+
+            from segrd_edge.training.run import Run
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("--run", "train", (error.name or "torch").partition(".")[0]) from error
+        self._torch = torch
+        self._run = Run.load(folder)
+        expected = tuple(bundle.manifest.preprocess["size_hw"])
+        if self._run.preprocess.size_hw != expected:
+            raise OptionError(
+                f"the run in {folder} has the network size {self._run.preprocess.size_hw} (height, width)",
+                expected=f"{expected}, as {bundle.path}",
+                fix="give the run that this bundle was exported from",
+            )
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._threshold = float(self._run.threshold["value"])
+        self.version = str(torch.__version__)
+
+    def inspect(self, frame: Pixels) -> Sample:
+        start = perf_counter()
+        image = self._run.preprocess.resize(frame)[np.newaxis]
+        prepared = perf_counter()
+        maps, scores = self._forward(image)
+        executed = perf_counter()
+        maps[0].numpy()
+        score = float(scores[0])
+        is_defect = score >= self._threshold
+        end = perf_counter()
+        stages_ms = {
+            "preprocess": (prepared - start) * 1e3,
+            "engine": (executed - prepared) * 1e3,
+            "postprocess": (end - executed) * 1e3,
+        }
+        return Sample((end - start) * 1e3, stages_ms, score, is_defect)
+
+    def run_bare(self, image: Pixels) -> None:
+        self._forward(image)
+
+    def close(self) -> None:
+        del self._run
+
+    def _forward(self, image: Pixels) -> tuple[Any, Any]:
+        """Anomaly map and score of one network image: the same function as the deploy graph."""
+        from segrd_edge.training.maps import anomaly_map, anomaly_score, normalise
+
+        run = self._run
+        with self._torch.inference_mode():
+            raw = run.model(normalise(self._torch.from_numpy(image), run.preprocess))
+            maps = anomaly_map(raw, run.map_spec, run.preprocess.size_hw)
+            return maps, anomaly_score(maps, run.map_spec)
+
+
+class Wanted(NamedTuple):
+    """A contender that is not loaded yet."""
+
+    engine: str
+    precision: str
+
+
+def choose(bundle: Bundle, names: list[str] | None, precisions: list[str] | None) -> list[Wanted]:
+    """Every engine × precision that is asked for; None is all that this installation or this bundle has.
+
+    Raises:
+        EngineError: a named engine is unknown or not installed, or none is installed.
+        OptionError: the bundle has no such precision.
+    """
+    names = list(dict.fromkeys(names or engines.available() or ["auto"]))  # "auto" raises where there is no engine
+    precisions = list(dict.fromkeys(precisions or bundle.manifest.graphs))
+    for name in names:
+        engine = engines.engine_class(name)
+        if not engine.is_available():
+            raise EngineError(f"the engine {name} is not installed", fix=engine.install)
+    for precision in precisions:
+        if precision not in bundle.manifest.graphs:
+            raise OptionError(
+                f"{bundle.path}: no {precision} graph",
+                expected="one of " + ", ".join(bundle.manifest.graphs),
+                fix="export again with that precision, for example segrd-export --int8",
+            )
+    return [Wanted(name, precision) for precision in precisions for name in names]

@@ -1,0 +1,90 @@
+"""What can be said of repeated measurements, and what cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+PERCENTILES: dict[str, int] = {"p50": 500, "p90": 900, "p99": 990, "p99.9": 999}  # in thousandths, so that ranks are exact
+
+
+def samples_needed(thousandths: int) -> int:
+    """The fewest samples of which at least one lies above the percentile."""
+    return -(-1000 // (1000 - thousandths))
+
+
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """Durations in ms, in the order in which they were taken.
+
+    A percentile is the nearest-rank one: a duration that was really measured. It is known only if at least one
+    measured duration lies above it; otherwise it would be the maximum under another name.
+    """
+
+    samples_ms: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, durations_ms: Iterable[float]) -> Distribution:
+        """At least one duration."""
+        return cls(np.fromiter(durations_ms, np.float64))
+
+    def percentile(self, name: str) -> float | None:
+        """One of `PERCENTILES` by name; None where too few samples were taken to know it."""
+        thousandths = PERCENTILES[name]
+        count = self.samples_ms.size
+        if count < samples_needed(thousandths):
+            return None
+        rank = -(-count * thousandths // 1000)  # nearest rank, counted from 1
+        return float(np.partition(self.samples_ms, rank - 1)[rank - 1])
+
+    @property
+    def unknown(self) -> dict[str, str]:
+        """Each percentile that is not known, and why."""
+        count = self.samples_ms.size
+        needed = {name: samples_needed(thousandths) for name, thousandths in PERCENTILES.items()}
+        return {name: f"needs {n} samples, {count} were taken" for name, n in needed.items() if count < n}
+
+    @property
+    def median(self) -> float:
+        """p50, which for a single sample is that sample."""
+        middle = (self.samples_ms.size - 1) // 2
+        return float(np.partition(self.samples_ms, middle)[middle])
+
+    @property
+    def mean(self) -> float:
+        return float(self.samples_ms.mean())
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation (n - 1); None for a single sample."""
+        return float(self.samples_ms.std(ddof=1)) if self.samples_ms.size > 1 else None
+
+    @property
+    def min(self) -> float:
+        return float(self.samples_ms.min())
+
+    @property
+    def max(self) -> float:
+        return float(self.samples_ms.max())
+
+    @property
+    def jitter(self) -> float | None:
+        """p99 - p50: how much later than usual one frame in a hundred is. None where p99 is not known."""
+        p50, p99 = self.percentile("p50"), self.percentile("p99")
+        return None if p50 is None or p99 is None else p99 - p50
+
+    def to_dict(self) -> dict[str, float | None]:
+        """All figures in ms, to 0.1 µs; null where not known."""
+        figures = {
+            "min": self.min,
+            **{name: self.percentile(name) for name in PERCENTILES},
+            "max": self.max,
+            "mean": self.mean,
+            "std": self.std,
+            "jitter": self.jitter,
+        }
+        return {name: None if value is None else round(value, 4) for name, value in figures.items()}

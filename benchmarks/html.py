@@ -1,0 +1,106 @@
+"""A latency report as one self-contained page. Needs nothing but the standard library, so a line PC can write it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from . import charts, figures
+from .contenders import STAGES
+from .latency_report import ContenderLatency, LatencyReport
+
+
+def render_page(report: LatencyReport) -> str:
+    """The page's HTML."""
+    template = files("segrd_edge.benchmarks").joinpath("templates", "latency.html").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        product=escape(report.product),
+        facts=_items([report.bundle, report.model, *figures.setting(report), f"{report.started:%Y-%m-%d %H:%M} UTC"]),
+        headline=escape(figures.headline(report)),
+        warnings=_warnings(report),
+        latency_table=_table(report, figures.latency),
+        stage_table=_table(report, figures.stages),
+        cost_table=_table(report, figures.costs),
+        stage_key="".join(f'<span><i class="key {stage}"></i>{stage}</span>' for stage in STAGES),
+        stage_bars=charts.stage_bars(report.contenders),
+        histograms="".join(_histogram(contender) for contender in report.contenders),
+        environment=_environment(report),
+        reference=escape(report.reference or "no contender: fp32 was not measured"),
+        frames=escape(report.frames),
+        frame_count=report.frame_count,
+    )
+
+
+def write_page(path: str | Path, report: LatencyReport) -> None:
+    """Write the page; a file of this name is replaced at once or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(render_page(report), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _table(report: LatencyReport, columns: Callable[[ContenderLatency], dict[str, str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns(report.contenders[0]))
+    rows = []
+    for contender in report.contenders:
+        cells = "".join(f"<td>{escape(figure)}</td>" for figure in columns(contender).values())
+        mark = ' class="fastest"' if contender is report.fastest else ""
+        rows.append(f'<tr{mark}><th scope="row">{escape(contender.name)}</th>{cells}</tr>')
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _histogram(contender: ContenderLatency) -> str:
+    spread = contender.total.std
+    note = f"{figures.ms(contender.total.min)} to {figures.ms(contender.total.max)} ms"
+    note += "" if spread is None else f", standard deviation {figures.ms(spread)} ms"
+    chart = charts.histogram(contender.total, contender.name)
+    return f"<figure><figcaption><b>{escape(contender.name)}</b> {note}</figcaption>{chart}</figure>"
+
+
+def _warnings(report: LatencyReport) -> str:
+    found = figures.warnings(report)
+    return f'<ul class="warnings">{_items(found)}</ul>' if found else ""
+
+
+def _environment(report: LatencyReport) -> str:
+    found, cpu = report.environment, report.environment["cpu"]
+    clock = "" if cpu["mhz"] is None else f", {cpu['mhz']:.0f} MHz when read"
+    versions = {contender.engine: contender.version for contender in report.contenders}
+    rows = {
+        "processor": f"{cpu['model']}, {cpu['architecture']}{clock}",
+        "cores": f"{cpu['usable_cores']} of {cpu['logical_cores']} logical cores usable",
+        "instructions": " ".join(cpu["flags"]) or "unknown",
+        "frequency governor": cpu["governor"] or "not readable",
+        "memory": "unknown" if found["memory_gib"] is None else f"{found['memory_gib']} GiB",
+        "system": found["os"],
+        "Python, segrd-edge": f"{found['python']}, {found['segrd_edge']}",
+        "engines": _pairs(versions),
+        "packages": _pairs(found["packages"]),
+        "OpenCV threads": str(found["opencv_threads"]),
+        "environment variables": _pairs(found["variables"]) or "none that matter",
+        "load average": "; ".join(
+            f"{when}: {', '.join(map(str, loads))}" for when, loads in report.load_average.items() if loads
+        )
+        or "unknown",
+        "noisy rounds": f"{report.noisy_rounds} of {report.rounds}",
+        "measured in": f"{report.duration_s:.0f} s, loading included",
+    }
+    cells = (f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows.items())
+    return f'<table class="facts-table"><tbody>{"".join(cells)}</tbody></table>'
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _items(texts: Iterable[str]) -> str:
+    return "".join(f"<li>{escape(text)}</li>" for text in texts)

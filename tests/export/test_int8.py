@@ -1,0 +1,91 @@
+"""INT8 on a network with BatchNorm statistics from data: the one file in both engines."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from torch import nn
+
+from segrd_edge.calibration.calibrate import Calibration, calibrate
+from segrd_edge.calibration.check import violations
+from segrd_edge.calibration.drift import measure_drift
+from segrd_edge.calibration.frames import CalibrationFrame
+from segrd_edge.calibration.session import run_engine
+from segrd_edge.errors import OptionError
+from segrd_edge.export.deploy import build_deploy_graph
+from segrd_edge.mapspec import MapSpec
+from segrd_edge.preprocess import Preprocess
+
+
+@pytest.fixture(scope="module")
+def deploy(destseg_core: onnx.ModelProto) -> onnx.ModelProto:
+    # Without the sigmoid, which random logits of ±10 would saturate: rounding must be visible to be compared.
+    return build_deploy_graph(destseg_core, Preprocess((64, 96)), MapSpec("none", 0, 10))
+
+
+@pytest.fixture(scope="module")
+def frames(images: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> list[CalibrationFrame]:
+    path = tmp_path_factory.mktemp("frames") / "photo.png"
+    return [CalibrationFrame(image, path, "0" * 64, "good") for image in images]
+
+
+@pytest.fixture(scope="module")
+def head(deploy: onnx.ModelProto, frames: list[CalibrationFrame]) -> Calibration:
+    return calibrate(deploy, frames, scope="head", method="max")
+
+
+def test_all_of_destseg_obeys_the_rules(deploy: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
+    everything = calibrate(deploy, frames, scope="all")
+    assert violations(everything.model) == []
+    assert len(everything.plan.quantised) == 64  # of 66 and the normalisation
+    assert set(everything.plan.left_float) == {"deploy.normalise", "head.aspp.pooled.0", "head.out.1"}
+    adds = [node for node in everything.model.graph.node if node.op_type == "Add"]
+    assert sum(any(name.endswith(".dequantised") for name in node.input) for node in adds) == 24
+    assert len(everything.model.SerializeToString()) < 0.3 * len(deploy.SerializeToString())
+
+
+def test_the_head_in_int8_gives_nearly_the_float_map_in_both_engines(
+    deploy: onnx.ModelProto, head: Calibration, images: list[np.ndarray]
+) -> None:
+    # Logits here spread over ±10. Measured: maps 0.999 (cosine) from float, engines 0.9999 from each other.
+    reference = list(run_engine("onnxruntime", deploy, images))
+    ort, ov = (list(run_engine(engine, head.model, images)) for engine in ("onnxruntime", "openvino"))
+    assert measure_drift(reference, ort).map_cosine_min > 0.99
+    assert measure_drift(reference, ov).map_cosine_min > 0.99
+    assert measure_drift(ort, ov).map_cosine_min > 0.995
+    assert measure_drift(reference, ort).map_max > 1e-3
+
+
+def test_scope_head_quantises_the_head_alone(head: Calibration) -> None:
+    assert all(name.startswith("head.") for name in head.plan.quantised)
+    assert list(head.trials) == ["head"]
+    assert "only the segmentation head" in head.plan.left_float["teacher.conv1"]
+
+
+def test_auto_falls_back_and_says_so(
+    deploy: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segrd_edge.calibration import calibrate as module
+
+    monkeypatch.setattr(module, "MAP_COSINE_LIMIT", 2.0)  # nothing is good enough
+    strict = calibrate(deploy, frames, scope="auto")
+    assert strict.scope == "head"
+    assert list(strict.trials) == ["all", "head"]
+    assert strict.drift is strict.trials["head"]
+    assert "all: mean |Δscore|" in strict.plan.left_float["teacher.conv1"]
+    monkeypatch.setattr(module, "MAP_COSINE_LIMIT", -2.0)
+    monkeypatch.setattr(module, "SCORE_DRIFT_LIMIT", 1e9)
+    assert calibrate(deploy, frames, scope="auto").scope == "all"
+
+
+def test_unknown_scope(deploy: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
+    with pytest.raises(OptionError, match="unknown INT8 scope 'some'"):
+        calibrate(deploy, frames, scope="some")  # type: ignore[arg-type]
+
+
+def test_scope_head_needs_a_head(frames: list[CalibrationFrame], one_conv: type[nn.Module]) -> None:
+    spec = MapSpec("none", 0, 10)
+    graph = build_deploy_graph(one_conv(spec).core((64, 96)), Preprocess((64, 96)), spec)  # type: ignore[operator]
+    with pytest.raises(OptionError, match="leaves no convolution to quantise"):
+        calibrate(graph, frames, scope="head")

@@ -1,0 +1,85 @@
+"""segrd-train and segrd-eval as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from segrd_edge.training import cli
+from typer.testing import CliRunner, Result
+
+from segrd_edge.commands import ENTRIES
+from segrd_edge.console import build_app
+from segrd_edge.errors import OptionError
+
+SMALL = ["--steps", "3", "--batch", "4", "--size", "64", "--option", "head_width=16"]
+
+
+def run(program: str, *arguments: str | Path) -> Result:
+    entry = ENTRIES[program]
+    command = cli.train if program == "segrd-train" else cli.evaluate
+    app = build_app(command, name=program, example=entry.example, extra=entry.extra)
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def last_json(result: Result) -> dict[str, object]:
+    value = json.loads(result.stdout.splitlines()[-1])
+    assert isinstance(value, dict)
+    return value
+
+
+def test_train_then_evaluate(photos: Path, tmp_path: Path) -> None:
+    trained = run("segrd-train", photos, "--out", tmp_path / "run", *SMALL, "--json")
+    assert trained.exit_code == 0, trained.output
+    assert last_json(trained)["steps"] == 3
+    evaluated = run("segrd-eval", tmp_path / "run", photos, "--json")
+    assert evaluated.exit_code == 0, evaluated.output
+    values = last_json(evaluated)
+    for metric in cli.METRICS:
+        assert 0 <= values[metric] <= 1  # type: ignore[operator]
+    assert (values["images_good"], values["images_defect"], values["images_with_mask"]) == (4, 4, 4)
+
+
+def test_metrics_without_masks_are_null(photos: Path, tmp_path: Path) -> None:
+    for mask in (photos / "ground_truth/spot").iterdir():
+        mask.unlink()
+    run("segrd-train", photos, "--out", tmp_path / "run", *SMALL)
+    values = last_json(run("segrd-eval", tmp_path / "run", photos, "--json"))
+    assert values["image_auroc"] is not None
+    assert [values[m] for m in ("pixel_auroc", "pixel_ap", "aupro", "iap", "iap90")] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "100"], "network size 100x100 cannot be used"),
+        (["--size", "large"], "--size large"),
+        (["--steps", "3", "--minutes", "1"], "a budget of steps=3 and minutes=1.0"),
+        (["--false-reject", "50"], "50"),
+        (["--teacher", "nowhere.pth"], "neither a known name nor a file"),
+        (["--model", "segrd"], "unknown model 'segrd'"),
+        (["--rotation", "some"], "--rotation some"),
+        (["--option", "head_width"], "--option head_width"),
+        (["--textures", "nowhere"], "no pictures in the texture folder"),
+    ],
+)
+def test_bad_options(photos: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    small = [] if arguments[0] in ("--steps", "--size") else SMALL
+    result = run("segrd-train", photos, "--out", tmp_path / "run", *small, *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_folders(photos: Path, tmp_path: Path) -> None:
+    nowhere = run("segrd-train", tmp_path / "nowhere", "--out", tmp_path / "run")
+    assert (nowhere.exit_code, "is not a folder" in nowhere.stderr) == (2, True)
+    no_run = run("segrd-eval", photos, photos)
+    assert (no_run.exit_code, "is not a run" in no_run.stderr) == (2, True)
+
+
+def test_options_are_read_as_json() -> None:
+    assert cli.parse_options(["a=1", "b=x", "c=true"]) == {"a": 1, "b": "x", "c": True}
+    with pytest.raises(OptionError, match="NAME=VALUE"):
+        cli.parse_options(["=1"])
