@@ -11,7 +11,6 @@ the table is made from whatever cells are there: an interrupted table continues 
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from segrd_edge import machine
 from segrd_edge.console import console
 from segrd_edge.errors import OptionError
 
@@ -82,6 +82,7 @@ def run_cell(
 ) -> None:
     """Train (or resume), export both precisions with their metrics, write the result."""
     import torch
+
     from segrd_edge.export.bundle import export_bundle
     from segrd_edge.training.run import Run, RunConfig
     from segrd_edge.training.train import default_batch, train
@@ -113,7 +114,7 @@ def run_cell(
         "steps": run.record["steps"],
         "good_images": len(run.data["train"]),
         "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
+        "machine": "{model}, {cores} cores".format(**machine.cpu()),
         "precisions": {
             precision: {
                 "threshold": graph.threshold.value,
@@ -127,24 +128,13 @@ def run_cell(
     (out / f"{cell.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def machine() -> str:
-    """The processor, as the kernel names it, and its number of cores."""
-    import os
-
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
-    return f"{model}, {os.cpu_count()} cores"
-
-
 def write_table(out: Path) -> None:
     """table.md from the JSON files of all cells: one row per cell and precision, then INT8 minus fp32."""
     cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
     lines = ["# Accuracy", ""]
     for label in sorted({cell["label"] for cell in cells}):
         lines += _label_table(label, [cell for cell in cells if cell["label"] == label])
+    lines += _comparison(cells)
     (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -158,8 +148,8 @@ def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:
         "",
         f"{budget} {settings} nothing selected on the test images. {dates}",
         "",
-        "| category | seed | steps | precision | " + " | ".join(COLUMNS) + " |",
-        "| --- | ---: | ---: | --- | " + " | ".join("---:" for _ in COLUMNS) + " |",
+        _header(),
+        _rule(),
     ]
     for cell in cells:
         precisions = cell["precisions"]
@@ -169,6 +159,33 @@ def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:
             change = [_difference(precisions["int8"].get(c), precisions["fp32"].get(c)) for c in COLUMNS]
             lines.append(_row(cell, "int8 − fp32", change, sign="+"))
     return [*lines, ""]
+
+
+def _comparison(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """What other settings change against the first label, where both trained the same category and seed; fp32."""
+    labels = sorted({cell["label"] for cell in cells}, key=lambda label: -sum(c["label"] == label for c in cells))
+    lines = []
+    for label in labels[1:]:
+        lines += [f"## {label} − {labels[0]}, fp32", "", _header(), _rule()]
+        for cell in (c for c in cells if c["label"] == label):
+            same = [
+                c
+                for c in cells
+                if (c["label"], c["category"], c["seed"]) == (labels[0], cell["category"], cell["seed"])
+            ]
+            for other in same:
+                pairs = [(cell["precisions"]["fp32"].get(c), other["precisions"]["fp32"].get(c)) for c in COLUMNS]
+                lines.append(_row(cell, "fp32", [_difference(a, b) for a, b in pairs], sign="+"))
+        lines.append("")
+    return lines
+
+
+def _header() -> str:
+    return "| category | seed | steps | precision | " + " | ".join(COLUMNS) + " |"
+
+
+def _rule() -> str:
+    return "| --- | ---: | ---: | --- | " + " | ".join("---:" for _ in COLUMNS) + " |"
 
 
 def _row(cell: dict[str, Any], precision: str, values: Sequence[float | None], sign: str = "") -> str:

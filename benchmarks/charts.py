@@ -1,4 +1,4 @@
-"""The charts of the latency page as inline SVG. Colours are CSS classes of templates/latency.html; lengths are CSS px."""
+"""The charts of the latency page as inline SVG: classes that templates/latency.html colours, lengths in CSS px."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def stage_bars(contenders: Sequence[ContenderLatency]) -> str:
         y = top + row * _ROW_HEIGHT + (_ROW_HEIGHT - _BAR_HEIGHT) / 2
         marks.append(_text(left - 10, y + 14, contender.name, "label", "end"))
         marks += _stacked(contender, axis, y)
-        marks.append(_text(axis.at(contender.total.mean) + 8, y + 14, f"{ms(contender.total.mean)} ms", "strong", "start"))
+        mean = contender.total.mean
+        marks.append(_text(axis.at(mean) + 8, y + 14, f"{ms(mean)} ms", "strong", "start"))
     return _svg(_WIDTH, bottom + 24, marks, "Mean time of each stage, a bar per contender")
 
 

@@ -79,7 +79,8 @@ def _frame_hw(text: str) -> tuple[int, int]:
 def _show(report: LatencyReport, *, as_json: bool) -> None:
     from . import figures
 
-    table = new_table("From the frame's bytes to the verdict, ms", "", *(f"{c.engine}\n{c.precision}" for c in report.contenders))
+    names = (f"{contender.engine}\n{contender.precision}" for contender in report.contenders)
+    table = new_table("From the frame's bytes to the verdict, ms", "", *names)
     table.columns[0].no_wrap = True
     for column, contender in zip(table.columns[1:], report.contenders, strict=True):
         column.style = "bold" if contender is report.fastest else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
@@ -139,19 +140,19 @@ class Wanted(NamedTuple):
     precision: str
 
 
-def choose(bundle: Bundle, names: list[str] | None, precisions: list[str] | None) -> list[Wanted]:
+def choose(bundle: Bundle, names: Sequence[str] | None, precisions: Sequence[str] | None) -> list[Wanted]:
     """Every engine × precision that is asked for; None is all that this installation or this bundle has.
 
     Raises:
         EngineError: a named engine is unknown or not installed, or none is installed.
         OptionError: the bundle has no such precision.
     """
-    names = list(dict.fromkeys(names or engines.available() or ["auto"]))  # "auto" raises where there is no engine
+    names = names or engines.available() or ["auto"]  # "auto" raises where there is no engine
+    classes = dict.fromkeys(engines.engine_class(name) for name in names)
     precisions = list(dict.fromkeys(precisions or bundle.manifest.graphs))
-    for name in names:
-        engine = engines.engine_class(name)
+    for engine in classes:
         if not engine.is_available():
-            raise EngineError(f"the engine {name} is not installed", fix=engine.install)
+            raise EngineError(f"the engine {engine.name} is not installed", fix=engine.install)
     for precision in precisions:
         if precision not in bundle.manifest.graphs:
             raise OptionError(
@@ -159,4 +160,4 @@ def choose(bundle: Bundle, names: list[str] | None, precisions: list[str] | None
                 expected="one of " + ", ".join(bundle.manifest.graphs),
                 fix="export again with that precision, for example segrd-export --int8",
             )
-    return [Wanted(name, precision) for precision in precisions for name in names]
+    return [Wanted(engine.name, precision) for precision in precisions for engine in classes]

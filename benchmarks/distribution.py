@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-PERCENTILES: dict[str, int] = {"p50": 500, "p90": 900, "p99": 990, "p99.9": 999}  # in thousandths, so that ranks are exact
+# In thousandths, so that ranks are exact.
+PERCENTILES: dict[str, int] = {"p50": 500, "p90": 900, "p99": 990, "p99.9": 999}
 
 
 def samples_needed(thousandths: int) -> int:

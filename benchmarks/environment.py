@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter, process_time, sleep
 from typing import Any, NamedTuple
 
-_CPU_FLAGS = (
-    *("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "i8mm", "sve", "hypervisor"),
-)
+from segrd_edge import __version__, machine
+
 _PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "openvino", "torch")
 _VARIABLES = re.compile(r"(OMP|KMP|MKL|OPENBLAS|OV|ORT|CUDA|SEGRD)_")
 _SETTLE_LIMIT_S = 0.3
@@ -22,15 +19,13 @@ _SETTLE_POLL_S = 0.002
 
 def describe() -> dict[str, Any]:
     """Processor, system, versions and settings that decide what a duration means; ready for JSON."""
-    from segrd_edge import __version__
-
     return {
-        "cpu": _read_cpu(),
-        "memory_gib": _memory_gib(),
+        "cpu": machine.cpu(),
+        "memory_gib": machine.memory_gib(),
         "os": platform.platform(),
         "python": platform.python_version(),
         "segrd_edge": __version__,
-        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "packages": {name: found for name in _PACKAGES if (found := machine.package_version(name)) is not None},
         "opencv_threads": _opencv_threads(),
         "variables": {name: value for name, value in sorted(os.environ.items()) if _VARIABLES.match(name)},
     }
@@ -95,51 +90,7 @@ def _read_ticks() -> _Ticks | None:
     return _Ticks(busy / per_second, (busy + idle + iowait) / per_second, process_time())
 
 
-def _read_cpu() -> dict[str, Any]:
-    fields = _key_values(Path("/proc/cpuinfo"))
-    flags = (fields.get("flags") or fields.get("Features") or "").split()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "model": fields.get("model name") or platform.processor() or platform.machine(),
-        "architecture": platform.machine(),
-        "logical_cores": os.cpu_count(),
-        "usable_cores": usable,
-        "mhz": float(fields["cpu MHz"]) if "cpu MHz" in fields else None,
-        "governor": _read_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "flags": [flag for flag in _CPU_FLAGS if flag in flags],
-    }
-
-
-def _memory_gib() -> float | None:
-    total = re.match(r"(\d+) kB", _key_values(Path("/proc/meminfo")).get("MemTotal", ""))
-    return round(int(total[1]) / 2**20, 1) if total else None
-
-
 def _opencv_threads() -> int:
     import cv2
 
     return int(cv2.getNumThreads())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _key_values(path: Path) -> dict[str, str]:
-    """`key : value` lines, the first of each key; empty where the file cannot be read."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return {}
-    pairs = [line.partition(":") for line in reversed(lines)]
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _read_line(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="ascii").strip()
-    except OSError:
-        return None

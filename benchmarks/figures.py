@@ -54,8 +54,8 @@ def costs(contender: ContenderLatency) -> dict[str, str]:
         "loading, ms": ms(contender.load_ms),
         "first frame, ms": ms(contender.first_ms),
         "memory, MiB": UNKNOWN if contender.rss_mib is None else f"{contender.rss_mib:.0f}",
-        "mean |Δscore|": UNKNOWN if difference is None else f"{difference.mean:.4f}",
-        "max |Δscore|": UNKNOWN if difference is None else f"{difference.max:.4f}",
+        "Δscore, mean": UNKNOWN if difference is None else f"{difference.mean:.4f}",
+        "Δscore, max": UNKNOWN if difference is None else f"{difference.max:.4f}",
         "verdicts changed": UNKNOWN if difference is None else f"{difference.verdicts_changed} of {difference.frames}",
     }
 
@@ -63,7 +63,8 @@ def costs(contender: ContenderLatency) -> dict[str, str]:
 def headline(report: LatencyReport) -> str:
     """The answer in a sentence."""
     fastest = report.fastest
-    text = f"{fastest.name} is the fastest: {ms(fastest.total.median)} ms from the frame's bytes to the verdict (median)"
+    median = ms(fastest.total.median)
+    text = f"{fastest.name} is the fastest: {median} ms from the frame's bytes to the verdict (median)"
     if fastest.speedup is None or fastest.name == report.reference:
         return text + "."
     return f"{text}, {fastest.speedup:.2g} times as fast as {report.reference}."

@@ -17,7 +17,7 @@ from .latency_report import ContenderLatency, LatencyReport
 
 def render_page(report: LatencyReport) -> str:
     """The page's HTML."""
-    template = files("segrd_edge.benchmarks").joinpath("templates", "latency.html").read_text(encoding="utf-8")
+    template = files("segrd_edge.benchmarks").joinpath("templates/latency.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         product=escape(report.product),
         facts=_items([report.bundle, report.model, *figures.setting(report), f"{report.started:%Y-%m-%d %H:%M} UTC"]),
@@ -61,7 +61,7 @@ def _table(report: LatencyReport, columns: Callable[[ContenderLatency], dict[str
 def _histogram(contender: ContenderLatency) -> str:
     spread = contender.total.std
     note = f"{figures.ms(contender.total.min)} to {figures.ms(contender.total.max)} ms"
-    note += "" if spread is None else f", standard deviation {figures.ms(spread)} ms"
+    note += "" if spread is None else f", std {figures.ms(spread)} ms"
     chart = charts.histogram(contender.total, contender.name)
     return f"<figure><figcaption><b>{escape(contender.name)}</b> {note}</figcaption>{chart}</figure>"
 
@@ -77,8 +77,8 @@ def _environment(report: LatencyReport) -> str:
     versions = {contender.engine: contender.version for contender in report.contenders}
     rows = {
         "processor": f"{cpu['model']}, {cpu['architecture']}{clock}",
-        "cores": f"{cpu['usable_cores']} of {cpu['logical_cores']} logical cores usable",
-        "instructions": " ".join(cpu["flags"]) or "unknown",
+        "cores": f"{cpu['usable_cores']} of {cpu['cores']} logical cores usable",
+        "instructions": " ".join(cpu["flags"] or ()) or "unknown",
         "frequency governor": cpu["governor"] or "not readable",
         "memory": "unknown" if found["memory_gib"] is None else f"{found['memory_gib']} GiB",
         "system": found["os"],

@@ -140,7 +140,7 @@ def _load(session: Session, loaders: dict[str, Callable[[], Contender]], stack: 
     for name, load in loaders.items():
         try:
             stack.callback(session.add(load).close)
-        except EngineError as error:
+        except EngineError as error:  # noqa: PERF203  (one that fails must not end the others)
             skipped[name] = error.what
     if not session.logs:
         problems = "; ".join(f"{name}: {problem}" for name, problem in skipped.items())

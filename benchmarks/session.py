@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter, process_time
 
 import numpy as np
@@ -148,7 +149,7 @@ class Session:
         wait_until_idle()
         for _ in range(_UNTIMED_RUNS):
             log.contender.run_bare(image)
-        steps = [lambda: log.inspect(number, frame), lambda: log.run_bare(image)]
+        steps = [partial(log.inspect, number, frame), partial(log.run_bare, image)]
         if backwards:
             steps.reverse()
         for step in steps:

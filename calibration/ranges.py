@@ -38,9 +38,7 @@ class Observed:
     outputs: list[EngineOutput]  # score and map of every frame: what an INT8 graph has to reproduce
 
 
-def observe(
-    model: onnx.ModelProto, tensors: Sequence[str], images_bgr_u8: Iterable[npt.NDArray[np.uint8]]
-) -> Observed:
+def observe(model: onnx.ModelProto, tensors: Sequence[str], images_bgr_u8: Iterable[npt.NDArray[np.uint8]]) -> Observed:
     """Run a float deploy graph on network images (uint8 h×w×3 BGR) and histogram the named tensors.
 
     Images stream through one by one: memory holds one image's activations, the histograms, and the maps.

@@ -1,6 +1,6 @@
 """The export station: a run in, a bundle out.
 
-    run ─► core graph ─► deploy graph ─► parity ─► calibration ─► INT8 graph ─► thresholds, metrics ─► bundle
+run ─► core graph ─► deploy graph ─► parity ─► calibration ─► INT8 graph ─► thresholds, metrics ─► bundle
 """
 
 from __future__ import annotations

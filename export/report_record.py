@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import platform
-import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from segrd_edge import machine
 from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.calibrate import MAP_COSINE_LIMIT, SCORE_DRIFT_LIMIT, Calibration
 from segrd_edge.manifest import CalibrationRecord
@@ -96,11 +95,12 @@ def latency_chart(table: LatencyTable) -> str:
 
 def environment() -> list[tuple[str, str]]:
     """The machine and packages that wrote this report."""
-    return [("system", platform.platform()), ("processor", _processor()), ("Python", platform.python_version())]
+    processor = machine.cpu()["model"]
+    return [("system", platform.platform()), ("processor", processor), ("Python", platform.python_version())]
 
 
 def packages() -> list[tuple[str, str]]:
-    return [(package, _version(package)) for package in _PACKAGES]
+    return [(package, machine.package_version(package) or "not installed") for package in _PACKAGES]
 
 
 def training_record(run: Run) -> list[tuple[str, str]]:
@@ -171,18 +171,3 @@ def latency_sentences(table: LatencyTable) -> list[str]:
         f"An impression from {plural(table.rounds, 'interleaved round')} while this report was written, with whatever "
         "else the machine was doing. The measurement is segrd-bench.",
     ]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()

@@ -53,8 +53,9 @@ def megabytes(count: int) -> str:
 NO_DEFECTS = "no defect images were given"
 NOT_EVALUATED = "the test images were not evaluated"
 _NEXT = {
-    NO_DEFECTS: "The threshold keeps good parts in, as said below; whether defects are found, only photographs of defects "
-    "can show. Put some into a test folder with good ones beside them and export again; even 20 of each tell much.",
+    NO_DEFECTS: "The threshold keeps good parts in, as said below; whether defects are found, only photographs "
+    "of defects can show. Put some into a test folder with good ones beside them and export again; even 20 of each "
+    "tell much.",
     NOT_EVALUATED: "The folder holds defect images. Export again with evaluation to learn how many of them are found.",
 }
 
@@ -103,13 +104,13 @@ def advice(verdict: Answer, errors: Errors) -> str:
     if errors.escapes.count == 0:
         return (
             "Look at the rejected images in section 6. Where they are good parts that training never saw the like of, "
-            "add such photographs and train again. Where they lie close to the threshold, section 5 shows how much room "
-            "there is above it."
+            "add such photographs and train again. Where they lie close to the threshold, section 5 shows how much "
+            "room there is above it."
         )
     return (
         "Look at the escapes in section 6. What usually helps: more training time, a larger network size where "
-        "the missed defects are small, more photographs that show how good parts vary. A lower threshold finds more and "
-        "rejects more."
+        "the missed defects are small, more photographs that show how good parts vary. A lower threshold finds more "
+        "and rejects more."
     )
 
 

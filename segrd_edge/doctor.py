@@ -7,18 +7,17 @@ process of its own.
 from __future__ import annotations
 
 import base64
-import os
 import platform
 import re
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from . import __version__
+from . import __version__, machine
 from .console import ERROR, OK, emit_json, json_option, new_table, print_table
 from .errors import SegrdError
 
@@ -32,7 +31,7 @@ TINY_GRAPH = base64.b64decode(
     "CCAKAgggQgQKABAN"
 )
 _TINY_SIZE_HW = (32, 32)
-_CPU_FLAGS = {"avx2": "AVX2", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "amx_int8": "AMX-INT8"}
+_INT8_FLAGS = {"avx2": "AVX2", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "amx_int8": "AMX-INT8"}
 _TIMEOUT_S = 60
 _PROBE_CUDA = """
 import ctypes
@@ -76,8 +75,8 @@ def examine(bundle: str | Path | None = None) -> dict[str, Any]:
         "segrd_edge": __version__,
         "python": platform.python_version(),
         "os": platform.platform(),
-        "cpu": _cpu(),
-        "memory_gib": _memory_gib(),
+        "cpu": machine.cpu(),
+        "memory_gib": machine.memory_gib(),
         "engines": {
             name: {"version": engines.engine_class(name).version(), **probe._asdict()} for name, probe in probes.items()
         },
@@ -148,62 +147,26 @@ def _probe_bundle(bundle: str | Path, engine: str) -> Probe:
     return Probe(True, f"{found.frames} golden scores at {detector.precision} within {found.max_score_difference:.2g}")
 
 
-def _cpu() -> dict[str, Any]:
-    fields = _key_values(Path("/proc/cpuinfo"))
-    flags = fields.get("flags", "").split()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "model": fields.get("model name") or platform.processor() or platform.machine(),
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "usable_cores": usable,
-        "flags": {flag: flag in flags for flag in _CPU_FLAGS} if flags else None,
-    }
-
-
-def _memory_gib() -> float | None:
-    total = re.match(r"(\d+) kB", _key_values(Path("/proc/meminfo")).get("MemTotal", ""))
-    return round(int(total[1]) / 2**20, 1) if total else None
-
-
-def _key_values(path: Path) -> dict[str, str]:
-    """`key : value` lines, the first of each key; empty where the file cannot be read (not Linux)."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        return {}
-    pairs = [line.partition(":") for line in reversed(lines)]
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def _extras() -> dict[str, dict[str, Any]]:
     """For each optional extra of the installed segrd-edge: which of its own packages are missing."""
     missing: dict[str, list[str]] = {}
     for requirement in requires("segrd-edge") or []:
         match = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", requirement)
         if match is not None and match[1] != "segrd-edge":
-            missing.setdefault(match[2], []).extend([] if _is_installed(match[1]) else [match[1]])
+            missing.setdefault(match[2], []).extend([] if machine.package_version(match[1]) else [match[1]])
     return {
         extra: {"installed": not names, "missing": names, "fix": f"pip install 'segrd-edge[{extra}]'" if names else ""}
         for extra, names in missing.items()
     }
 
 
-def _is_installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
 def _tables(report: dict[str, Any]) -> list[Any]:
     from rich.markup import escape
 
     cpu, flags, driver = report["cpu"], report["cpu"]["flags"], report["nvidia_driver"]
-    machine = new_table("Machine", "", "")
-    machine.show_header = False
-    machine.columns[1].justify = "left"
+    facts = new_table("Machine", "", "")
+    facts.show_header = False
+    facts.columns[1].justify = "left"
     for name, value in (
         ("segrd-edge", report["segrd_edge"]),
         ("Python", report["python"]),
@@ -214,7 +177,7 @@ def _tables(report: dict[str, Any]) -> list[Any]:
         ("NVIDIA driver", driver["detail"] if driver["works"] else f"none ({driver['detail']})"),
         ("TensorRT", report["tensorrt"]),
     ):
-        machine.add_row(name, escape(str(value)))
+        facts.add_row(name, escape(str(value)))
     works = new_table("Engines and extras", "", "version", "works", "detail")
     works.columns[3].justify = "left"
     for name, engine in report["engines"].items():
@@ -224,11 +187,11 @@ def _tables(report: dict[str, Any]) -> list[Any]:
     for name, extra in report["extras"].items():
         detail = "" if extra["installed"] else f"missing {', '.join(extra['missing'])}; {extra['fix']}"
         works.add_row(escape(f"[{name}]"), "", _mark(extra["installed"]), escape(detail))
-    return [machine, works]
+    return [facts, works]
 
 
-def _listed(flags: dict[str, bool]) -> str:
-    return ", ".join(label for flag, label in _CPU_FLAGS.items() if flags[flag]) or "no VNNI or AMX"
+def _listed(flags: list[str]) -> str:
+    return ", ".join(label for flag, label in _INT8_FLAGS.items() if flag in flags) or "no VNNI or AMX"
 
 
 def _mark(works: bool) -> str:

@@ -9,6 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from .distance_detector import (  # noqa: F401  (fixtures)
+    bundle_path,
+    defect_frame,
+    deploy_graph,
+    good_frame,
+    make_bundle,
+    manifest_fields,
+    painter,
+)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

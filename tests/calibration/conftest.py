@@ -1,11 +1,11 @@
 """A small deploy graph with everything that the rules talk about, built by hand so that no test waits for an exporter.
 
-    image ─ cast ─ planes ─ deploy.normalise 3→3 ─ stem 3→16 ─ Relu ─ MaxPool ─ x
-    x ─ block.conv1 ─ Relu ─ block.conv2 ─┬─ Add(·, x) ─ Relu ─ y                       identity skip
-    y ─ down.conv1 ─ Relu ─ down.conv2 ───┬─ Add(·, down.skip(y)) ─ Relu ─ z            skip with its own convolution
-    z ─ Resize ×2 ─ up ; concat(up, y) ─ head.fuse ─ Relu ─ f
-    f ─ ReduceMean ─ head.pooled (1×1 map) ─ Add(f) ;  f ─ head.depthwise ─ head.out 16→1 ─ raw
-    raw ─ Sigmoid ─ Resize ─ Squeeze ─ anomaly_map ─ TopK ─ ReduceMean ─ score
+image ─ cast ─ planes ─ deploy.normalise 3→3 ─ stem 3→16 ─ Relu ─ MaxPool ─ x
+x ─ block.conv1 ─ Relu ─ block.conv2 ─┬─ Add(·, x) ─ Relu ─ y                       identity skip
+y ─ down.conv1 ─ Relu ─ down.conv2 ───┬─ Add(·, down.skip(y)) ─ Relu ─ z            skip with its own convolution
+z ─ Resize ×2 ─ up ; concat(up, y) ─ head.fuse ─ Relu ─ f
+f ─ ReduceMean ─ head.pooled (1×1 map) ─ Add(f) ;  f ─ head.depthwise ─ head.out 16→1 ─ raw
+raw ─ Sigmoid ─ Resize ─ Squeeze ─ anomaly_map ─ TopK ─ ReduceMean ─ score
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Builder:
         weight = self.rng.normal(0, (2 / (ins // group * k * k)) ** 0.5, (outs, ins // group, k, k)).astype(np.float32)
         bias = self.rng.normal(0, 0.1, outs).astype(np.float32)
         parts = [gs.Constant(f"{name}.weight", weight), gs.Constant(f"{name}.bias", bias)]
-        return self.op(name, "Conv", x, *parts, pads=[k // 2] * 4, strides=[stride] * 2, group=group, kernel_shape=[k, k])
+        attrs: dict[str, Any] = {"pads": [k // 2] * 4, "strides": [stride] * 2, "group": group, "kernel_shape": [k, k]}
+        return self.op(name, "Conv", x, *parts, **attrs)
 
     def relu(self, x: gs.Variable) -> gs.Variable:
         return self.op(x.name.replace(".out", ".relu"), "Relu", x)
@@ -82,7 +83,8 @@ def _build() -> onnx.ModelProto:
     anomaly_map = b.op("map", "Squeeze", maps, np.array([1], np.int64))
     flat = b.op("flat", "Reshape", anomaly_map, np.array([1, -1], np.int64))
     top, positions = gs.Variable("top", np.float32), gs.Variable("positions", np.int64)
-    b.graph.nodes.append(gs.Node("TopK", "topk", {}, [flat, gs.Constant("k", np.array([20], np.int64))], [top, positions]))
+    count = gs.Constant("k", np.array([20], np.int64))
+    b.graph.nodes.append(gs.Node("TopK", "topk", {}, [flat, count], [top, positions]))
     score = b.op("score", "ReduceMean", top, np.array([1], np.int64), keepdims=0)
     anomaly_map.name, score.name, raw.name = "anomaly_map", "score", "raw"
     b.graph.inputs, b.graph.outputs = [image], [score, anomaly_map]

@@ -41,7 +41,8 @@ def test_float_weights_are_gone_and_biases_stay(model: onnx.ModelProto, int8: on
         assert stored[f"{name}.weight"] == onnx.TensorProto.INT8
         assert stored[f"{name}.bias"] == onnx.TensorProto.FLOAT
     assert stored["head.out.weight"] == onnx.TensorProto.FLOAT
-    assert [entry.version for entry in int8.opset_import] == [19] and int8.ir_version == 9
+    assert [entry.version for entry in int8.opset_import] == [19]
+    assert int8.ir_version == 9
 
 
 def test_the_float_model_is_not_changed(model: onnx.ModelProto, ranges: Ranges) -> None:
@@ -73,9 +74,11 @@ def test_int8_stays_near_float_in_both_engines_and_the_engines_agree(
     ort, ov = (list(run_engine(name, int8, images)) for name in ("onnxruntime", "openvino"))
     for outputs in (ort, ov):
         drift = measure_drift(reference, outputs)
-        assert drift.score_max < 0.02 and drift.map_cosine_min > 0.98
+        assert drift.score_max < 0.02
+        assert drift.map_cosine_min > 0.98
     between = measure_drift(ort, ov)
-    assert between.score_max < 0.02 and between.map_cosine_min > 0.98
+    assert between.score_max < 0.02
+    assert between.map_cosine_min > 0.98
     assert measure_drift(reference, ort).map_max > 0  # it really is another graph
 
 

@@ -10,7 +10,6 @@ from segrd_edge.calibration.session import run_graph
 from segrd_edge.errors import ExportError, OptionError
 
 
-
 def test_observed_ranges_and_outputs_are_those_of_the_float_graph(
     model: onnx.ModelProto, images: list[np.ndarray]
 ) -> None:

@@ -9,7 +9,15 @@ import pytest
 
 from segrd_edge.calibration.graph import read_graph
 from segrd_edge.calibration.plan import Plan
-from segrd_edge.calibration.rules import channels, constant_weight, conv_input, conv_weight, grouped, residual_skip, vector
+from segrd_edge.calibration.rules import (
+    channels,
+    constant_weight,
+    conv_input,
+    conv_weight,
+    grouped,
+    residual_skip,
+    vector,
+)
 
 
 def conv(weight_shape: tuple[int, ...], map_hw: tuple[int, int] = (8, 8), group: int = 1) -> gs.Node:
@@ -57,12 +65,16 @@ def test_constant_weight() -> None:
 
 def test_conv_weight_is_within_half_a_step_per_channel() -> None:
     rng = np.random.default_rng(0)
-    weight = (rng.normal(0, 1, (6, 4, 3, 3)) * np.array([1, 10, 1e-3, 0, 1, 1e-20])[:, None, None, None]).astype(np.float32)
+    sizes = np.array([1, 10, 1e-3, 0, 1, 1e-20])
+    weight = (rng.normal(0, 1, (6, 4, 3, 3)) * sizes[:, None, None, None]).astype(np.float32)
     values, scale = conv_weight.quantise_weight(weight)
-    assert values.dtype == np.int8 and scale.dtype == np.float32 and scale.shape == (6,)
+    assert values.dtype == np.int8
+    assert scale.dtype == np.float32
+    assert scale.shape == (6,)
     step = scale[:, None, None, None]
     assert np.all(np.abs(values * step - weight) <= step / 2 * 1.0001)
-    assert np.all(np.abs(values.reshape(6, -1)).max(axis=1) == [127, 127, 127, 0, 127, 0])  # all of the range, never -128
+    # all of the range, never -128
+    assert np.all(np.abs(values.reshape(6, -1)).max(axis=1) == [127, 127, 127, 0, 127, 0])
     assert np.all(scale > 0)
 
 
@@ -72,9 +84,12 @@ def test_conv_weight_rewrite_keeps_name_and_bias(model: onnx.ModelProto) -> None
     before, bias = node.inputs[1].values, node.inputs[2]
     dequantise = conv_weight.rewrite(node)
     stored, scale, zero = dequantise.inputs
-    assert stored.name == "block.conv1.weight" and stored.values.dtype == np.int8
-    assert dequantise.attrs["axis"] == 0 and not zero.values.any()
-    assert node.inputs[1] is dequantise.outputs[0] and node.inputs[2] is bias
+    assert stored.name == "block.conv1.weight"
+    assert stored.values.dtype == np.int8
+    assert dequantise.attrs["axis"] == 0
+    assert not zero.values.any()
+    assert node.inputs[1] is dequantise.outputs[0]
+    assert node.inputs[2] is bias
     assert np.allclose(stored.values * scale.values[:, None, None, None], before, atol=scale.values.max() / 2)
 
 

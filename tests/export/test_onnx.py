@@ -32,7 +32,8 @@ def test_names_lead_back_to_the_modules(destseg: nn.Module, destseg_core: onnx.M
     assert set(convolutions) == modules
     assert all(node.input[1] == f"{name}.weight" for name, node in convolutions.items())
     head = Plan.of(destseg_core).only("head.").quantised
-    assert "head.aspp.fusion.0" in head and all(name.startswith("head.") for name in head)
+    assert "head.aspp.fusion.0" in head
+    assert all(name.startswith("head.") for name in head)
 
 
 def test_nothing_of_this_machine_is_left_in_the_file(destseg_core: onnx.ModelProto) -> None:
@@ -93,7 +94,8 @@ def test_foreign_ops_are_refused() -> None:
 
 def test_multiply_accumulates(destseg_core: onnx.ModelProto) -> None:
     stem = 32 * 48 * 64 * 3 * 49  # by hand: output pixels × outputs × inputs × kernel
-    shallow = onnx.utils.Extractor(destseg_core).extract_model(["images"], [_conv_output(destseg_core, "teacher.conv1")])
+    output = _conv_output(destseg_core, "teacher.conv1")
+    shallow = onnx.utils.Extractor(destseg_core).extract_model(["images"], [output])
     assert multiply_accumulates(shallow) == stem
 
 

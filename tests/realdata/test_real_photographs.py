@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from segrd_edge.frames import read_frame
+from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.data import check, scan
 from segrd_edge.training.evaluate import evaluate_photos
 from segrd_edge.training.samples import GoodImages, TrainingSamples
 from segrd_edge.training.synthesis import PerlinDefects, TextureFolder, foreground_mask
 from segrd_edge.training.teacher import apply_weights, load_teacher
-
-from segrd_edge.frames import read_frame
-from segrd_edge.preprocess import Preprocess
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from segrd_edge.training import cli
 from typer.testing import CliRunner, Result
 
 from segrd_edge.commands import ENTRIES
 from segrd_edge.console import build_app
 from segrd_edge.errors import OptionError
+from segrd_edge.training import cli
 
 SMALL = ["--steps", "3", "--batch", "4", "--size", "64", "--option", "head_width=16"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from segrd_edge.training.data import MINIMUM_GOOD, check, scan
 
 from segrd_edge.errors import DataError
+from segrd_edge.training.data import MINIMUM_GOOD, check, scan
 
 
 def test_mvtec_layout(photos: Path) -> None:

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from segrd_edge.training.demo_parts import DEFECTS, render_part, write_demo_dataset
 
 from segrd_edge.errors import OptionError
 from segrd_edge.frames import read_pixels
+from segrd_edge.training.demo_parts import DEFECTS, render_part, write_demo_dataset
 
 
 def difference(index: int, defect: str, size_px: int = 384) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.bool_]]:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from segrd_edge.errors import DataError, OptionError, TrainingError
+from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.fit import Budget, StepReport
 from segrd_edge.training.run import Run, RunConfig
 from segrd_edge.training.train import train
-
-from segrd_edge.errors import DataError, OptionError, TrainingError
-from segrd_edge.preprocess import Preprocess
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_run_says_what_it_was_made_of(config: RunConfig, photos: Path, tmp_pat
 
 def test_bad_photographs_stop_a_run_unless_told(config: RunConfig, photos: Path, tmp_path: Path) -> None:
     (photos / "train/good/003.png").write_bytes(b"")
-    with pytest.raises(DataError, match="003.png: cannot be read"):
+    with pytest.raises(DataError, match=r"003\.png: cannot be read"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run = train(config, tmp_path / "run", skip_bad=True)

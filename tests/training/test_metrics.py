@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import ndimage
-from segrd_edge.training.metrics import Metrics, antialiased_weights, downsample_mask, evaluate_maps
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from segrd_edge.errors import OptionError
 from segrd_edge.preprocess import Preprocess
+from segrd_edge.training.metrics import Metrics, antialiased_weights, downsample_mask, evaluate_maps
 
 EXACT = 1e-12  # what different orders of float64 sums may differ by
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "aupro", "iap", "iap90")

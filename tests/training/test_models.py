@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+from segrd_edge.errors import OptionError
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.losses import distillation_loss, focal_loss, head_target
 from segrd_edge.training.models import MODELS, build_model
 from segrd_edge.training.models.destseg import PUBLISHED_BATCH, DeSTSeg
-
-from segrd_edge.errors import OptionError
 
 
 @pytest.mark.parametrize("name", MODELS)

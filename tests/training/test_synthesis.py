@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from segrd_edge.errors import DataError
 from segrd_edge.training.samples import GoodImages, TrainingSamples, batches, half_crops
 from segrd_edge.training.synthesis import (
     FIELD_THRESHOLD,
@@ -15,8 +17,6 @@ from segrd_edge.training.synthesis import (
     foreground_mask,
     perlin_field,
 )
-
-from segrd_edge.errors import DataError
 
 from ..conftest import texture
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+
+from segrd_edge.errors import TrainingError
 from segrd_edge.training import teacher as teacher_module
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.teacher import apply_weights, load_teacher
-
-from segrd_edge.errors import TrainingError
 
 
 def test_a_state_dict_with_more_than_the_teacher_needs(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import re
 import numpy as np
 import numpy.typing as npt
 import pytest
-from segrd_edge.training.threshold import Rule, choose_threshold, parse_rate
 
 from segrd_edge.errors import OptionError, ThresholdError
 from segrd_edge.manifest import ThresholdRecord
+from segrd_edge.training.threshold import Rule, choose_threshold, parse_rate
 
 # A uniform score is the sigmoid of a logistic variable, and its true false-reject rate is 1 - threshold.
 rng = np.random.default_rng

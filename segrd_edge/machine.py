@@ -1,0 +1,63 @@
+"""Facts of the machine that figures are written down with: processor, memory, versions of packages."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+# What decides how fast a network runs on a processor, by the kernel's names.
+_CPU_FLAGS = (
+    *("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "sve", "hypervisor"),
+)
+
+
+def cpu() -> dict[str, Any]:
+    """Processor, cores, those flags that matter to a network; flags, clock and governor are None where unreadable."""
+    fields = _key_values(Path("/proc/cpuinfo"))
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "model": fields.get("model name") or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable,
+        "mhz": float(fields["cpu MHz"]) if "cpu MHz" in fields else None,
+        "governor": _read_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "flags": [flag for flag in _CPU_FLAGS if flag in flags] if flags else None,
+    }
+
+
+def memory_gib() -> float | None:
+    """Main memory; None where the system does not say."""
+    total = re.match(r"(\d+) kB", _key_values(Path("/proc/meminfo")).get("MemTotal", ""))
+    return round(int(total[1]) / 2**20, 1) if total else None
+
+
+def package_version(package: str) -> str | None:
+    """Installed version of a distribution, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _key_values(path: Path) -> dict[str, str]:
+    """`key : value` lines, the first of each key; empty where the file cannot be read (not Linux)."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = [line.partition(":") for line in reversed(lines)]
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _read_line(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip() or None
+    except OSError:
+        return None

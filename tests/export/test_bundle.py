@@ -1,0 +1,174 @@
+"""The whole station on a network that was trained for three steps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from segrd_edge.bundle import Bundle
+from segrd_edge.detector import Detector
+from segrd_edge.errors import ExportError, OptionError, TrainingError
+from segrd_edge.export import bundle as station
+from segrd_edge.export.bundle import ExportResult, export_bundle
+from segrd_edge.frames import read_frame
+from segrd_edge.preprocess import Preprocess
+from segrd_edge.training.backbone import ResNetFeatures
+from segrd_edge.training.data import file_sha256
+from segrd_edge.training.predict import predict
+from segrd_edge.training.run import Run, RunConfig
+from segrd_edge.training.train import train
+
+from ..conftest import write_photos
+
+OPTIONS = {"head_width": 32, "head_fusion_kernel": 1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("run")
+    write_photos(folder / "photos")
+    torch.manual_seed(0)
+    torch.save(ResNetFeatures("resnet18", 3).state_dict(), folder / "teacher.pth")
+    trained = train(
+        RunConfig(
+            data=str(folder / "photos"),
+            options=OPTIONS,
+            teacher=str(folder / "teacher.pth"),
+            preprocess=Preprocess((64, 64)),
+            steps=3,
+            batch=4,
+        ),
+        folder / "run",
+    )
+    assert trained is not None
+    return trained
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_core() -> Iterator[None]:
+    """torch's exporter runs once: every test here exports the same run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(station, "export_core", lru_cache(station.export_core))
+        yield
+
+
+@pytest.fixture(scope="module")
+def result(run: Run, one_core: None, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    return export_bundle(run, tmp_path_factory.mktemp("out") / "part.segrd", calibration_images=8, int8_scope="head")
+
+
+def test_the_bundle_opens_and_says_what_happened(run: Run, result: ExportResult) -> None:
+    bundle = Bundle.open(result.path)
+    manifest = bundle.manifest
+    assert manifest == result.manifest
+    assert set(manifest.graphs) == {"fp32", "int8"}
+    assert manifest.default_precision == "int8"
+    assert manifest.product == "part"
+    assert Preprocess.from_dict(manifest.preprocess) == run.preprocess
+    assert manifest.data["held_out_sha256"] == [entry["sha256"] for entry in run.data["held_out"]]
+    assert manifest.model.training.images == len(run.data["train"])
+    assert manifest.model.teacher is not None
+    assert manifest.model.teacher.sha256 == run.record["teacher"]["sha256"]
+    assert result.graph_bytes == {p: len(bundle.graph(p)) for p in manifest.graphs}
+    assert result.graph_bytes["int8"] < result.graph_bytes["fp32"]
+
+
+def test_calibration_record(run: Run, result: ExportResult) -> None:
+    record = result.manifest.calibration
+    assert record is not None
+    assert (record.method, record.percentile) == ("percentile", 99.99)
+    assert [frame.kind for frame in record.frames] == ["good"] * 4 + ["synthetic"] * 4
+    root = Path(run.config.data)
+    assert all(file_sha256(root / frame.file) == frame.sha256 for frame in record.frames)
+    held_out = {entry["file"] for entry in run.data["held_out"]}
+    assert not held_out & {frame.file for frame in record.frames}  # the threshold's images stay unseen
+    assert all(name.startswith("head.") for name in record.quantised)
+    assert {left.node for left in record.left_float} >= {"teacher.conv1", "head.out.1", "deploy.normalise"}
+
+
+def test_every_precision_has_parity_its_own_threshold_and_metrics(run: Run, result: ExportResult) -> None:
+    for precision, record in result.manifest.graphs.items():
+        assert record.opset == 19
+        assert record.threshold.n_good == len(run.data["held_out"]) == len(result.held_out_scores[precision])
+        assert record.threshold.n_defect == 4
+        assert record.metrics is not None
+        assert record.metrics["images_good"] == 4
+        assert record.metrics["image_auroc"] == result.evaluations[precision].metrics.image_auroc
+    parity = result.manifest.graphs["fp32"].parity
+    assert parity is not None
+    assert max(parity["map"], parity["score"]) < 1e-4
+
+
+def test_fp32_scores_are_those_of_torch(run: Run, result: ExportResult) -> None:
+    frames = [read_frame(path) for path in run.photo_paths("held_out")]
+    wanted = [prediction.score for prediction in predict(run.model, run.preprocess, frames)]
+    assert np.allclose(result.held_out_scores["fp32"], wanted, atol=1e-4)
+
+
+def test_golden_images_hold_in_the_detector(result: ExportResult) -> None:
+    golden = Bundle.open(result.path).golden()
+    assert golden["images"].shape == (4, 64, 64, 3)
+    assert set(golden) == {"images", "score_fp32", "map_fp32", "score_int8", "map_int8"}
+    for engine in ("onnxruntime", "openvino"):
+        for precision in ("fp32", "int8"):
+            with Detector(result.path, engine=engine, precision=precision) as detector:
+                assert detector.self_test().frames == 4
+
+
+def test_fp32_only_without_evaluation(run: Run, tmp_path: Path) -> None:
+    lines: list[str] = []
+    result = export_bundle(run, tmp_path / "x.segrd", int8=False, evaluate=False, said=lines.append)
+    assert set(result.manifest.graphs) == {"fp32"}
+    assert result.calibration is None and result.manifest.calibration is None  # noqa: PT018
+    assert result.evaluations == {}
+    assert result.manifest.graphs["fp32"].metrics is None
+    assert [line.split()[0] for line in lines] == ["writing", "comparing", "scoring", "writing"]
+
+
+def test_photographs_that_changed_or_went_are_refused(run: Run, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run.config.data, moved)
+    first = moved / run.data["held_out"][0]["file"]
+    cv2.imwrite(str(first), np.zeros((80, 80, 3), np.uint8))
+    with pytest.raises(ExportError, match=r"1 of 8 held_out photographs changed after training"):
+        export_bundle(run, tmp_path / "x.segrd", data=moved)
+    first.unlink()
+    with pytest.raises(TrainingError, match="are gone"):
+        export_bundle(run, tmp_path / "x.segrd", data=moved)
+    assert not (tmp_path / "x.segrd").exists()
+
+
+def test_a_graph_that_differs_is_not_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = station.build_deploy_graph
+    swapped = replace(run.preprocess, pixel_order="bgr")
+    monkeypatch.setattr(station, "build_deploy_graph", lambda core, preprocess, spec: real(core, swapped, spec))
+    with pytest.raises(ExportError, match="differs from the torch model"):
+        export_bundle(run, tmp_path / "x.segrd", int8=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_name_is_refused_at_once(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="ends in"):
+        export_bundle(run, tmp_path / "part.zip", said=lambda line: pytest.fail("work was done"))
+
+
+def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from segrd_edge.export.cli import command
+
+    monkeypatch.setattr(Run, "load", lambda folder: run)  # the one whose core is there already
+    out = tmp_path / "part.segrd"
+    command(run.folder, out, int8=False, report=False, json=True)
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["bundle"] == str(out)
+    assert set(figures["graphs"]) == {"fp32"}
+    assert figures["graphs"]["fp32"]["threshold"] == Bundle.open(out).manifest.graphs["fp32"].threshold.value
+    assert figures["int8"] is None
