@@ -48,26 +48,30 @@ def train(
         config: what to train on what, for how long.
         out: folder of the run.
         resume: continue the unfinished run in `out` (its own config counts, not `config`).
-        skip_bad: go on without the files that the data check refuses.
+        skip_bad: go on without the files that the data check refuses; a resumed run keeps its first choice.
         listener: called with a StepReport after every step.
         stop_after: stop after so many steps, as an interruption would; None is returned then.
         said: called with a line of progress between the stages.
 
     Raises:
         DataError: the data check found problems and `skip_bad` is not set, or too few good images.
-        TrainingError: `out` holds a run already and `resume` is not set, or nothing to resume.
+        TrainingError: `out` holds a run already and `resume` is not set, nothing to resume, or other photographs.
     """
     out = Path(out)
     config = _open_run(config, out, resume)
     said(f"checking {config.data}")
-    folder = checked(config, skip_bad=skip_bad)
+    folder = checked(config, skip_bad=skip_bad or resume)
     photos, held_out = folder.split(config.seed, config.held_out)
     said(f"{len(photos)} good images train, {len(held_out)} are held out for the threshold")
     fabric = create_fabric()
     model, teacher_record = create_trainable(config)
     samples = create_samples(config, photos)
     if fabric.is_global_zero:
-        _write_inputs(out, config, folder, photos, held_out, samples)
+        if resume:
+            _check_same_photographs(out, folder, photos, held_out)
+        else:
+            _write_inputs(out, config, folder, photos, held_out, samples)
+    fabric.barrier()
     phases = cast("AnomalyModel", model).phases()
     with _Log(out, listener) as log:
         fit = Fit(
@@ -86,7 +90,9 @@ def train(
     if not position.done:
         return None
     said("scoring the held-out good images")
-    _finish(model.cpu(), config, out, held_out, position, teacher_record)
+    if fabric.is_global_zero:
+        _finish(model.cpu(), config, out, held_out, position, teacher_record)
+    fabric.barrier()
     return Run.load(out)
 
 
@@ -155,6 +161,19 @@ def _write_inputs(
     entry = {"layout": folder.layout, "counts": folder.counts, "problems": [str(p) for p in folder.problems]}
     write_json(out / "data.json", entry | {"train": _files(folder, photos), "held_out": _files(folder, held_out)})
     write_synthetic(samples, out / "synthetic", SYNTHETIC_PICTURES)
+
+
+def _check_same_photographs(
+    out: Path, folder: PhotoFolder, photos: Sequence[Photo], held_out: Sequence[Photo]
+) -> None:
+    """Sample k would be another image than before the interruption if the folder had changed."""
+    begun = json.loads((out / "data.json").read_text(encoding="utf-8"))
+    if begun["train"] != _files(folder, photos) or begun["held_out"] != _files(folder, held_out):
+        raise TrainingError(
+            f"the photographs in {folder.root} are not those that the run in {out} began with",
+            expected=f"the {len(begun['train']) + len(begun['held_out'])} good images listed in {out / 'data.json'}",
+            fix="restore them, or train again into another --out",
+        )
 
 
 def _files(folder: PhotoFolder, photos: Sequence[Photo]) -> list[dict[str, str]]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from torch import nn
 
 from segrd_edge.calibration.calibrate import Calibration, calibrate
 from segrd_edge.calibration.check import violations
 from segrd_edge.calibration.drift import measure_drift
 from segrd_edge.calibration.frames import CalibrationFrame
+from segrd_edge.calibration.plan import Plan
+from segrd_edge.calibration.quantise import quantise, tensors_to_calibrate
+from segrd_edge.calibration.ranges import Ranges
 from segrd_edge.calibration.session import run_engine
-from segrd_edge.errors import OptionError
 from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
@@ -35,14 +36,15 @@ def head(deploy: onnx.ModelProto, frames: list[CalibrationFrame]) -> Calibration
     return calibrate(deploy, frames, scope="head", method="max")
 
 
-def test_all_of_destseg_obeys_the_rules(deploy: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
-    everything = calibrate(deploy, frames, scope="all")
-    assert violations(everything.model) == []
-    assert len(everything.plan.quantised) == 64  # of 66 and the normalisation
-    assert set(everything.plan.left_float) == {"deploy.normalise", "head.aspp.pooled.0", "head.out.1"}
-    adds = [node for node in everything.model.graph.node if node.op_type == "Add"]
+def test_all_of_destseg_obeys_the_rules(deploy: onnx.ModelProto) -> None:
+    plan = Plan.of(deploy)
+    int8 = quantise(deploy, Ranges(dict.fromkeys(tensors_to_calibrate(deploy, plan), 1.0), "max"), plan)
+    assert violations(int8) == []
+    assert len(plan.quantised) == 64  # of 66 and the normalisation
+    assert set(plan.left_float) == {"deploy.normalise", "head.aspp.pooled.0", "head.out.1"}
+    adds = [node for node in int8.graph.node if node.op_type == "Add"]
     assert sum(any(name.endswith(".dequantised") for name in node.input) for node in adds) == 24
-    assert len(everything.model.SerializeToString()) < 0.3 * len(deploy.SerializeToString())
+    assert len(int8.SerializeToString()) < 0.3 * len(deploy.SerializeToString())
 
 
 def test_the_head_in_int8_gives_nearly_the_float_map_in_both_engines(
@@ -56,37 +58,3 @@ def test_the_head_in_int8_gives_nearly_the_float_map_in_both_engines(
         assert drift.map_cosine_min > 0.97
         assert drift.map_max > 1e-3  # it really is another graph
     assert measure_drift(ort, ov).map_cosine_min > 0.99
-
-
-def test_scope_head_quantises_the_head_alone(head: Calibration) -> None:
-    assert all(name.startswith("head.") for name in head.plan.quantised)
-    assert list(head.trials) == ["head"]
-    assert "only the segmentation head" in head.plan.left_float["teacher.conv1"]
-
-
-def test_auto_falls_back_and_says_so(
-    deploy: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from segrd_edge.calibration import calibrate as module
-
-    monkeypatch.setattr(module, "MAP_COSINE_LIMIT", 2.0)  # nothing is good enough
-    strict = calibrate(deploy, frames, scope="auto")
-    assert strict.scope == "head"
-    assert list(strict.trials) == ["all", "head"]
-    assert strict.drift is strict.trials["head"]
-    assert "all: mean |Δscore|" in strict.plan.left_float["teacher.conv1"]
-    monkeypatch.setattr(module, "MAP_COSINE_LIMIT", -2.0)
-    monkeypatch.setattr(module, "SCORE_DRIFT_LIMIT", 1e9)
-    assert calibrate(deploy, frames, scope="auto").scope == "all"
-
-
-def test_unknown_scope(deploy: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
-    with pytest.raises(OptionError, match="unknown INT8 scope 'some'"):
-        calibrate(deploy, frames, scope="some")  # type: ignore[arg-type]
-
-
-def test_scope_head_needs_a_head(frames: list[CalibrationFrame], one_conv: type[nn.Module]) -> None:
-    spec = MapSpec("none", 0, 10)
-    graph = build_deploy_graph(one_conv(spec).core((64, 96)), Preprocess((64, 96)), spec)  # type: ignore[operator]
-    with pytest.raises(OptionError, match="leaves no convolution to quantise"):
-        calibrate(graph, frames, scope="head")

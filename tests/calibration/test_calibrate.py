@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from segrd_edge.calibration import calibrate as station
+from segrd_edge.calibration.calibrate import calibrate
+from segrd_edge.calibration.frames import CalibrationFrame
+from segrd_edge.calibration.plan import Plan
+from segrd_edge.errors import OptionError
+
+
+@pytest.fixture(scope="module")
+def frames(images: list[np.ndarray]) -> list[CalibrationFrame]:
+    return [CalibrationFrame(image, Path("photo.png"), "0" * 64, "good") for image in images]
+
+
+def limits(monkeypatch: pytest.MonkeyPatch, score: float, cosine: float) -> None:
+    monkeypatch.setattr(station, "SCORE_DRIFT_LIMIT", score)
+    monkeypatch.setattr(station, "MAP_COSINE_LIMIT", cosine)
+
+
+def test_auto_takes_all_where_the_drift_is_small(
+    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits(monkeypatch, 1, 0)
+    calibration = calibrate(model, frames)
+    assert calibration.scope == "all"
+    assert list(calibration.trials) == ["all"]
+    assert calibration.plan.quantised == Plan.of(model).quantised
+    assert calibration.decision.startswith("scope all (all: mean |Δscore| 0.0")
+
+
+@pytest.mark.parametrize(("score", "cosine"), [(1e-9, 0), (1, 1 + 1e-9)])
+def test_auto_falls_back_to_the_head_and_records_why(
+    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch, score: float, cosine: float
+) -> None:
+    limits(monkeypatch, score, cosine)
+    calibration = calibrate(model, frames)
+    assert calibration.scope == "head"
+    assert list(calibration.trials) == ["all", "head"]
+    assert calibration.drift is calibration.trials["head"]
+    assert calibration.plan.quantised == ("head.fuse",)
+    assert f"all: {calibration.trials['all']}" in calibration.plan.left_float["stem"]
+
+
+def test_a_named_scope_is_taken_whatever_its_drift(
+    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits(monkeypatch, 0, 2)
+    assert calibrate(model, frames, scope="all").scope == "all"
+    head = calibrate(model, frames, scope="head")
+    assert list(head.trials) == ["head"]
+    assert head.plan.left_float["stem"] == "scope head: only the segmentation head is quantised"
+
+
+def test_method_and_percentile_are_passed_on(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
+    wide, narrow = (
+        calibrate(model, frames, scope="all", method=method, percentile=90).ranges  # type: ignore[arg-type]
+        for method in ("max", "percentile")
+    )
+    assert (narrow.method, narrow.percentile) == ("percentile", 90)
+    assert all(narrow.largest[name] < wide.largest[name] for name in wide.largest)
+
+
+def test_scopes_that_cannot_work(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
+    with pytest.raises(OptionError, match="unknown INT8 scope 'some'"):
+        calibrate(model, frames, scope="some")  # type: ignore[arg-type]
+    headless = onnx.ModelProto()
+    headless.CopyFrom(model)
+    for node in headless.graph.node:
+        node.name = node.name.replace("head.", "tail.")
+    with pytest.raises(OptionError, match="'head' leaves no convolution to quantise"):
+        calibrate(headless, frames, scope="head")
+    assert calibrate(headless, frames[:2]).scope == "all"
