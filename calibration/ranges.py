@@ -18,7 +18,9 @@ from .histogram import Histogram
 from .session import run_graph
 
 Method = Literal["max", "percentile", "entropy"]
-DEFAULT_PERCENTILE = 99.99
+# On a DeSTSeg (bottle, 64 frames, OpenVINO) the mean score drift of all-INT8 was 0.017 at 99.999, 0.026 at 99.99, 0.048
+# with the maximum and 0.125 with entropy, which clips the products of teacher and student to a third of their range.
+DEFAULT_PERCENTILE = 99.999
 
 
 @dataclass(frozen=True)

@@ -84,34 +84,19 @@ def export_bundle(
         TrainingError, DataError: the run or its photographs are missing.
         OptionError: an argument that cannot work.
     """
-    out = Path(out)
-    if out.suffix != SUFFIX:  # now rather than after minutes of work
-        raise OptionError(f"{out}: a bundle's name ends in {SUFFIX}", fix=f"name it {out.with_suffix(SUFFIX)}")
+    out = _checked_name(out)
     run = run if isinstance(run, Run) else Run.load(run)
     photographs = _find_photographs(run, data, evaluate)
-
-    said("writing the network as ONNX")
-    core = export_core(run.model, run.preprocess.size_hw)
-    graphs: dict[Precision, onnx.ModelProto] = {"fp32": build_deploy_graph(core, run.preprocess, run.map_spec)}
-
-    said("comparing it with torch on golden images")
-    golden = [f.image_bgr_u8 for f in _choose(run, photographs, GOLDEN_IMAGES, _GOLDEN_SEED)]
-    parity = check_parity(run.model, graphs["fp32"], run.preprocess, run.map_spec, golden)
-
+    golden = [frame.image_bgr_u8 for frame in _choose(run, photographs, GOLDEN_IMAGES, _GOLDEN_SEED)]
+    float_graph, parity = _export_float(run, golden, said)
+    graphs: dict[Precision, onnx.ModelProto] = {"fp32": float_graph}
     calibration = None
     if int8:
         said(f"calibrating INT8 on {calibration_images} frames")
-        frames = _choose(run, photographs, calibration_images)
-        calibration = calibrate(graphs["fp32"], frames, scope=int8_scope)
-        graphs["int8"] = calibration.model
+        calibration = calibrate(float_graph, _choose(run, photographs, calibration_images), scope=int8_scope)
         said(calibration.decision)
-
-    judgements: dict[Precision, Judgement] = {}
-    for precision, graph in graphs.items():
-        said(f"scoring {len(photographs.held_out)} held-out and {len(photographs.test)} test images with {precision}")
-        judgements[precision] = judge(
-            graph, run.preprocess, photographs.held_out, photographs.test, false_reject=run.config.false_reject
-        )
+        graphs["int8"] = calibration.model
+    judgements = {precision: _judge(run, photographs, precision, graphs[precision], said) for precision in graphs}
 
     said(f"writing {out}")
     expected = golden_outputs(graphs, golden)
@@ -127,6 +112,31 @@ def export_bundle(
         graph_bytes={p: len(members[graph_file(p)]) for p in graphs},
         calibration=calibration,
     )
+
+
+def _checked_name(out: str | Path) -> Path:
+    """The name, refused now rather than after minutes of work."""
+    out = Path(out)
+    if out.suffix != SUFFIX:
+        raise OptionError(f"{out}: a bundle's name ends in {SUFFIX}", fix=f"name it {out.with_suffix(SUFFIX)}")
+    return out
+
+
+def _export_float(
+    run: Run, golden: Sequence[npt.NDArray[np.uint8]], said: Said
+) -> tuple[onnx.ModelProto, dict[str, float]]:
+    """The float32 deploy graph and its parity with torch."""
+    said("writing the network as ONNX")
+    core = export_core(run.model, run.preprocess.size_hw)
+    graph = build_deploy_graph(core, run.preprocess, run.map_spec)
+    said(f"comparing it with torch on {len(golden)} golden images")
+    return graph, check_parity(run.model, graph, run.preprocess, run.map_spec, golden)
+
+
+def _judge(run: Run, photographs: _Photographs, precision: Precision, graph: onnx.ModelProto, said: Said) -> Judgement:
+    held_out, test = photographs.held_out, photographs.test
+    said(f"scoring {len(held_out)} held-out and {len(test)} test images with {precision}")
+    return judge(graph, run.preprocess, held_out, test, false_reject=run.config.false_reject)
 
 
 def golden_outputs(

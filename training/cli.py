@@ -43,7 +43,7 @@ def train(
         str | None, typer.Option("--range", help="BLACK:WHITE of 16-bit images, e.g. 0:4095.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images per step; default 32, or 8 with --minutes on a CPU.")
+        int | None, typer.Option(help="Images per step; default 32, or 4 with --minutes on a CPU.")
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="Model option NAME=VALUE, e.g. head_width=128; repeatable.")

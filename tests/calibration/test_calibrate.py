@@ -47,6 +47,20 @@ def test_auto_falls_back_to_the_head_and_records_why(
     assert f"all: {calibration.trials['all']}" in calibration.plan.left_float["stem"]
 
 
+def test_the_ladder_goes_from_everything_to_the_head_in_steps(
+    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits(monkeypatch, 0, 2)
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    for node in renamed.graph.node:
+        node.name = node.name.replace("block.", "student.").replace("down.", "teacher.")
+    calibration = calibrate(renamed, frames)
+    assert list(calibration.trials) == ["all", "student", "head"]
+    student = calibrate(renamed, frames, scope="student").plan
+    assert set(student.quantised) == {"student.conv1", "student.conv2", "head.fuse"}
+
+
 def test_a_named_scope_is_taken_whatever_its_drift(
     model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,7 +68,7 @@ def test_a_named_scope_is_taken_whatever_its_drift(
     assert calibrate(model, frames, scope="all").scope == "all"
     head = calibrate(model, frames, scope="head")
     assert list(head.trials) == ["head"]
-    assert head.plan.left_float["stem"] == "scope head: only the segmentation head is quantised"
+    assert head.plan.left_float["stem"] == "scope head: only head. is quantised"
 
 
 def test_method_and_percentile_are_passed_on(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
