@@ -98,6 +98,8 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
     return {
         "method": calibration.ranges.method,
         "percentile": calibration.ranges.percentile,
+        "scope": calibration.scope,
+        "drift": {scope: drift.to_dict() for scope, drift in calibration.trials.items()},
         "frames": [{"file": recorded[f.sha256], "sha256": f.sha256, "kind": f.kind} for f in calibration.frames],
         "quantised": list(calibration.plan.quantised),
         "left_float": [{"node": name, "reason": reason} for name, reason in calibration.plan.left_float.items()],

@@ -115,6 +115,10 @@ class LeftFloat(Record):
 class CalibrationRecord(Record):
     method: str = Field(description="how ranges became scales, for example percentile")
     percentile: float | None = Field(default=None, gt=0, le=100)
+    scope: str = Field(description="which part of the network INT8 covers")
+    drift: dict[str, dict[str, float]] = Field(
+        description="for each scope tried, how far its results on the calibration frames are from float"
+    )
     frames: list[CalibrationFrame]
     quantised: list[str] = Field(description="nodes that run in INT8")
     left_float: list[LeftFloat]

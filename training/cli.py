@@ -6,7 +6,7 @@ import json as json_module
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
@@ -131,11 +131,7 @@ def parse_preprocess(size: str, fit: str, value_range: str | None) -> Any:
 
     sides = parse_ints("--size", size, 2 if "x" in size else 1, "x", "256x640")
     limits = parse_ints("--range", value_range, 2, ":", "0:4095") if value_range else None
-    return Preprocess(
-        size_hw=(sides[0], sides[-1]),
-        fit=fit,
-        value_range=limits,  # type: ignore[arg-type]
-    )
+    return Preprocess(size_hw=(sides[0], sides[-1]), fit=cast(Any, fit), value_range=cast(Any, limits))
 
 
 def parse_options(options: list[str]) -> dict[str, Any]:

@@ -164,9 +164,7 @@ def _write_inputs(
     write_synthetic(samples, out / "synthetic", SYNTHETIC_PICTURES)
 
 
-def _check_same_photographs(
-    out: Path, folder: PhotoFolder, photos: Sequence[Photo], held_out: Sequence[Photo]
-) -> None:
+def _check_same_photographs(out: Path, folder: PhotoFolder, photos: Sequence[Photo], held_out: Sequence[Photo]) -> None:
     """Sample k would be another image than before the interruption if the folder had changed."""
     begun = json.loads((out / "data.json").read_text(encoding="utf-8"))
     if begun["train"] != _files(folder, photos) or begun["held_out"] != _files(folder, held_out):

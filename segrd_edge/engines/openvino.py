@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .base import Engine, EngineOutput, Port, Ports
+from .openvino_uint8 import use_uint8_activations
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}
 
@@ -33,7 +34,9 @@ class OpenVinoEngine(Engine):
             options["INFERENCE_NUM_THREADS"] = threads
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(graph), "CPU", options)
+            model = core.read_model(graph)
+            use_uint8_activations(model)
+            compiled = core.compile_model(model, "CPU", options)
             self._request: Any = compiled.create_infer_request()
         except RuntimeError as error:
             raise self._graph_error("load", error) from error

@@ -85,7 +85,7 @@ def test_the_bundle_opens_and_says_what_happened(run: Run, result: ExportResult)
 def test_calibration_record(run: Run, result: ExportResult) -> None:
     record = result.manifest.calibration
     assert record is not None
-    assert (record.method, record.percentile) == ("percentile", 99.999)
+    assert (record.method, record.percentile) == ("percentile", 99.99)
     assert [frame.kind for frame in record.frames] == ["good"] * 4 + ["synthetic"] * 4
     root = Path(run.config.data)
     assert all(file_sha256(root / frame.file) == frame.sha256 for frame in record.frames)
