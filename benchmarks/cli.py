@@ -22,7 +22,7 @@ def command(
         ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Two samples of each contender per round.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Measure for about this long.  [default: 12]")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Measure for about this long; default 12 s.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Processor threads of an engine; default is its own choice.")
     ] = None,
@@ -36,7 +36,7 @@ def command(
         Path | None, typer.Option(help="Folder of frames; default makes them of the bundle's golden images.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="The run that was exported: measure its eager torch model too ([train] extra).")
+        Path | None, typer.Option(help="The run that was exported: measure its eager torch model too; needs the train extra.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained page with charts here.")] = None,
     json: Annotated[bool, json_option] = False,

@@ -1,0 +1,85 @@
+"""The accuracy table: what it says of its cells, and that an interrupted one continues."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segrd_edge.benchmarks import accuracy
+from segrd_edge.errors import OptionError
+
+
+def cell(
+    label: str = "imagenet", category: str = "bottle", image_auroc: float = 0.99, **int8: float | None
+) -> dict[str, Any]:
+    fp32 = dict.fromkeys(accuracy.COLUMNS, 0.5) | {"image_auroc": image_auroc}
+    return {
+        "cell": f"{label}-{category}-seed0",
+        "category": category,
+        "label": label,
+        "seed": 0,
+        "minutes": 8.0,
+        "threads": 1,
+        "options": {},
+        "teacher": {"name": label, "sha256": "0" * 64},
+        "steps": 100,
+        "date": "2026-01-01",
+        "machine": "a processor, 2 cores",
+        "precisions": {"fp32": fp32, "int8": fp32 | (int8 or {})},
+    }
+
+
+def table(folder: Path, *cells: dict[str, Any]) -> str:
+    for one in cells:
+        (folder / f"{one['cell']}.json").write_text(json.dumps(one))
+    accuracy.write_table(folder)
+    return (folder / "table.md").read_text()
+
+
+def test_rows_and_what_int8_costs(tmp_path: Path) -> None:
+    text = table(tmp_path, cell(image_auroc=0.99, int8={"image_auroc": 0.985, "pixel_ap": None}))
+    assert "| bottle | 0 | 100 | fp32 | 0.9900 | 0.5000 | 0.5000 |" in text
+    assert "| bottle | 0 | 100 | int8 | 0.9850 | 0.5000 | – |" in text
+    assert "| bottle | 0 | 100 | int8 − fp32 | -0.0050 | +0.0000 | – |" in text
+    assert "8 minutes of training on 1 thread(s) of: a processor, 2 cores" in text
+
+
+def test_settings_are_compared_where_both_have_a_cell(tmp_path: Path) -> None:
+    cells = [cell(), cell(category="fabric01"), cell("edge", image_auroc=0.95)]
+    text = table(tmp_path, *cells)
+    assert "## edge − imagenet, fp32" in text
+    comparison = text.partition("## edge − imagenet, fp32")[2]
+    assert "| bottle | 0 | 100 | fp32 | -0.0400 |" in comparison
+    assert "fabric01" not in comparison
+
+
+def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bottle", "fabric01"):
+        (tmp_path / "data/set" / name / "train").mkdir(parents=True)
+    ran: list[str] = []
+
+    def run_cell(one: accuracy.Cell, *_: object) -> None:
+        ran.append(one.name)
+        (tmp_path / "out" / f"{one.name}.json").write_text(json.dumps(cell("x", one.category)))
+
+    monkeypatch.setattr(accuracy, "run_cell", run_cell)
+    (tmp_path / "out").mkdir()
+    for _ in range(2):
+        accuracy.main(
+            tmp_path / "data",
+            label="x",
+            category=["bottle", "fabric01"],
+            seed=[0],
+            out=tmp_path / "out",
+            minutes=1,
+            threads=1,
+        )
+    assert ran == ["x-bottle-seed0", "x-fabric01-seed0"]
+
+
+def test_an_unknown_category(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no category 'bottle'"):
+        accuracy.find_category(tmp_path, "bottle")
