@@ -13,7 +13,7 @@ from segrd_edge.errors import OptionError
 
 
 def cell(
-    label: str = "imagenet", category: str = "bottle", image_auroc: float = 0.99, **int8: float | None
+    label: str = "imagenet", category: str = "bottle", image_auroc: float = 0.99, int8: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     fp32 = dict.fromkeys(accuracy.COLUMNS, 0.5) | {"image_auroc": image_auroc}
     return {
