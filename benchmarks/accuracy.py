@@ -42,6 +42,17 @@ class Cell:
         return f"{self.label}-{self.category}-seed{self.seed}"
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What all cells of one call share."""
+
+    textures: Path | None
+    minutes: float
+    threads: int
+    options: dict[str, Any]  # of the model
+    int8: bool
+
+
 def main(
     data: Annotated[Path, typer.Argument(help="Folder that holds the categories, at any depth.")],
     teacher: Annotated[str, typer.Option(help="Teacher, as segrd-train takes it.")] = "edge",
@@ -52,12 +63,14 @@ def main(
     minutes: Annotated[float, typer.Option(help="Training budget of a cell.")] = 10,
     threads: Annotated[int, typer.Option(help="Processor threads of training.")] = 2,
     option: Annotated[list[str] | None, typer.Option(help="Model option NAME=VALUE; repeatable.")] = None,
+    int8: Annotated[bool, typer.Option(help="Calibrate and evaluate INT8 as well.")] = True,
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("benchmarks/results/accuracy"),
     work: Annotated[Path, typer.Option(help="Where runs and bundles are written.")] = Path("runs/accuracy"),
 ) -> None:
     """Run the missing cells one after another, then write the table of all cells that are there."""
     from segrd_edge.training.cli import parse_options
 
+    settings = Settings(textures, minutes, threads, parse_options(option or []), int8)
     for name in category or CATEGORIES:
         for number in seed or [0]:
             cell = Cell(name, find_category(data, name), teacher, number, label)
@@ -65,7 +78,7 @@ def main(
                 console.print(f"{cell.name}: done before")
                 continue
             console.print(f"{cell.name}: started {time.strftime('%H:%M:%S')}")
-            run_cell(cell, textures, minutes, threads, parse_options(option or []), out, work)
+            run_cell(cell, settings, out, work)
     write_table(out)
 
 
@@ -77,39 +90,37 @@ def find_category(data: Path, name: str) -> Path:
     return found[0]
 
 
-def run_cell(
-    cell: Cell, textures: Path | None, minutes: float, threads: int, options: dict[str, Any], out: Path, work: Path
-) -> None:
-    """Train (or resume), export both precisions with their metrics, write the result."""
+def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
+    """Train (or resume), export with the metrics of each precision, write the result."""
     import torch
 
     from segrd_edge.export.bundle import export_bundle
     from segrd_edge.training.run import Run, RunConfig
     from segrd_edge.training.train import default_batch, train
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads)
     folder = work / cell.name
     config = RunConfig(
         data=str(cell.photos),
         teacher=cell.teacher,
-        textures=str(textures) if textures else None,
-        options=options,
-        minutes=minutes,
-        batch=default_batch(minutes),
+        textures=str(settings.textures) if settings.textures else None,
+        options=settings.options,
+        minutes=settings.minutes,
+        batch=default_batch(settings.minutes),
         seed=cell.seed,
     )
     if not (folder / "threshold.json").is_file():
         train(config, folder, resume=(folder / "config.json").is_file(), skip_bad=True)
     run = Run.load(folder)
-    exported = export_bundle(run, folder / "part.segrd", said=console.print)
+    exported = export_bundle(run, folder / "part.segrd", int8=settings.int8, said=console.print)
     result = {
         "cell": cell.name,
         "category": cell.category,
         "label": cell.label,
         "seed": cell.seed,
-        "minutes": minutes,
-        "threads": threads,
-        "options": options,
+        "minutes": settings.minutes,
+        "threads": settings.threads,
+        "options": settings.options,
         "teacher": run.record["teacher"],
         "steps": run.record["steps"],
         "good_images": len(run.data["train"]),

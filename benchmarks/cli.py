@@ -36,7 +36,8 @@ def command(
         Path | None, typer.Option(help="Folder of frames; default makes them of the bundle's golden images.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="The run that was exported: measure its eager torch model too; needs the train extra.")
+        Path | None,
+        typer.Option(help="The run that was exported: measure its eager torch model too; needs the train extra."),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained page with charts here.")] = None,
     json: Annotated[bool, json_option] = False,
