@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from segrd_edge.errors import DataError, TrainingError
+from segrd_edge.errors import DataError, OptionError, TrainingError
 from segrd_edge.frames import read_frame
 
 from .data import Photo, PhotoFolder, check, file_sha256, scan
@@ -30,6 +30,7 @@ from .teacher import apply_weights, load_teacher
 from .threshold import choose_threshold
 
 SYNTHETIC_PICTURES = 12
+MINIMUM_BATCH = 2
 
 
 def train(
@@ -60,6 +61,12 @@ def train(
     out = Path(out)
     config = _open_run(config, out, resume)
     budget = Budget(steps=config.steps, minutes=config.minutes)
+    if config.batch < MINIMUM_BATCH:
+        raise OptionError(
+            f"a batch of {config.batch}",
+            expected=f"at least {MINIMUM_BATCH}: BatchNorm after global pooling sees one value per image",
+            fix=f"--batch {MINIMUM_BATCH} or more",
+        )
     said(f"checking {config.data}")
     folder = checked(config, skip_bad=skip_bad or resume)
     photos, held_out = folder.split(config.seed, config.held_out)

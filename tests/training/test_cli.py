@@ -59,6 +59,7 @@ def test_metrics_without_masks_are_null(photos: Path, tmp_path: Path) -> None:
         (["--false-reject", "50"], "50"),
         (["--teacher", "nowhere.pth"], "neither a known name nor a file"),
         (["--model", "segrd"], "unknown model 'segrd'"),
+        (["--batch", "1"], "a batch of 1"),
         (["--rotation", "some"], "--rotation some"),
         (["--option", "head_width"], "--option head_width"),
         (["--textures", "nowhere"], "no pictures in the texture folder"),
