@@ -49,9 +49,15 @@ class Calibration:
         return self.trials[self.scope]
 
     @property
+    def is_safe(self) -> bool:
+        """Whether the chosen scope stays within the limits; where it does not, INT8 should not be the default."""
+        return _is_small(self.drift)
+
+    @property
     def decision(self) -> str:
         """The scope and the figures behind it."""
-        return f"scope {self.scope} ({_figures(self.trials)})"
+        verdict = "" if self.is_safe else "; INT8 moves the results too far, so fp32 stays the default"
+        return f"scope {self.scope} ({_figures(self.trials)}){verdict}"
 
 
 def calibrate(

@@ -72,7 +72,7 @@ def export_bundle(
     """Export a run as a bundle (`out`, *.segrd).
 
     Args:
-        int8: add an INT8 graph and make it the default.
+        int8: add an INT8 graph, and make it the default if it stays close to float on the calibration frames.
         data: where the run's photographs are now; None is where training found them.
         calibration_images: number of calibration frames, half of them with synthetic defects.
         int8_scope: what INT8 covers, see `calibration.calibrate`.

@@ -37,7 +37,8 @@ def graph_file(precision: Precision) -> str:
 def build_manifest(
     run: Run, product: str, graphs: Mapping[Precision, GraphFacts], calibration: Calibration | None, golden_count: int
 ) -> Manifest:
-    """The manifest of a bundle with these graphs; INT8 is the default where there is one."""
+    """The manifest of a bundle with these graphs; INT8 is the default where it stays close to float."""
+    default = "int8" if calibration is not None and calibration.is_safe else "fp32"
     fields: dict[str, Any] = {
         "product": product,
         "created": datetime.now(timezone.utc).replace(microsecond=0),
@@ -47,7 +48,7 @@ def build_manifest(
         "preprocess": run.preprocess.to_dict(),
         "map_spec": run.map_spec.to_dict(),
         "graphs": {precision: _graph(precision, facts) for precision, facts in graphs.items()},
-        "default_precision": "int8" if "int8" in graphs else "fp32",
+        "default_precision": default,
         "calibration": None if calibration is None else _calibration(run, calibration),
         "golden": {"file": GOLDEN_FILE, "count": golden_count},
     }

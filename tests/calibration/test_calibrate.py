@@ -31,6 +31,7 @@ def test_auto_takes_all_where_the_drift_is_small(
     assert calibration.scope == "all"
     assert list(calibration.trials) == ["all"]
     assert calibration.plan.quantised == Plan.of(model).quantised
+    assert calibration.is_safe
     assert calibration.decision.startswith("scope all (all: mean |Δscore| 0.0")
 
 
@@ -43,6 +44,8 @@ def test_auto_falls_back_to_the_head_and_records_why(
     assert calibration.scope == "head"
     assert list(calibration.trials) == ["all", "head"]
     assert calibration.drift is calibration.trials["head"]
+    assert not calibration.is_safe
+    assert calibration.decision.endswith("fp32 stays the default")
     assert calibration.plan.quantised == ("head.fuse",)
     assert f"all: {calibration.trials['all']}" in calibration.plan.left_float["stem"]
 

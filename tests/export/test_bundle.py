@@ -71,7 +71,8 @@ def test_the_bundle_opens_and_says_what_happened(run: Run, result: ExportResult)
     manifest = bundle.manifest
     assert manifest == result.manifest
     assert set(manifest.graphs) == {"fp32", "int8"}
-    assert manifest.default_precision == "int8"
+    assert result.calibration is not None
+    assert manifest.default_precision == ("int8" if result.calibration.is_safe else "fp32")
     assert manifest.product == "part"
     assert Preprocess.from_dict(manifest.preprocess) == run.preprocess
     assert manifest.data["held_out_sha256"] == [entry["sha256"] for entry in run.data["held_out"]]
