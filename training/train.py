@@ -31,6 +31,7 @@ from .threshold import choose_threshold
 
 SYNTHETIC_PICTURES = 12
 MINIMUM_BATCH = 2
+PUBLISHED_STEPS = 5000  # DeSTSeg's, of which a fifth train the student
 
 
 def train(
@@ -256,7 +257,7 @@ class _Log:
 def with_budget(config: RunConfig, steps: int | None, minutes: float | None) -> RunConfig:
     """The config with a budget; without any, the published number of steps."""
     if steps is None and minutes is None:
-        steps = 5000
+        steps = PUBLISHED_STEPS
     return replace(config, steps=steps, minutes=minutes)
 
 

@@ -23,7 +23,6 @@ from ..losses import distillation_loss, head_target, segmentation_loss
 from ..phases import Batch, Phase, Recipe
 
 PUBLISHED_BATCH = 32
-PUBLISHED_STEPS = 5000  # of which 1000 train the student
 
 
 class DeSTSeg(nn.Module):
