@@ -54,10 +54,8 @@ class DetectorContender:
 
     def __init__(self, bundle: Bundle, engine: str, precision: str, threads: int | None) -> None:
         self._detector = Detector(bundle, engine=engine, precision=precision, threads=threads)
-        # Its own engine, because a second one would have other buffers and take the memory and loading time twice.
-        self._engine = self._detector._engine
         self.engine, self.precision = engine, precision
-        self.version = self._engine.version() or "unknown"
+        self.version = self._detector.engine_version or "unknown"
 
     def inspect(self, frame: Pixels) -> Sample:
         start = perf_counter()
@@ -67,7 +65,7 @@ class DetectorContender:
         return Sample(total_ms, stages_ms, inspection.score, inspection.is_defect)
 
     def run_bare(self, image: Pixels) -> None:
-        self._engine.run(image)
+        self._detector.run_engine(image)
 
     def close(self) -> None:
         self._detector.close()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from segrd_edge.errors import SegrdError
 from segrd_edge.frames import read_frame
+from segrd_edge.overlay import blend_heat, draw_regions
 from segrd_edge.preprocess import Placement, Preprocess
 from segrd_edge.regions import find_regions
 from segrd_edge.training.evaluate import FrameResult
@@ -20,8 +21,6 @@ from segrd_edge.training.evaluate import FrameResult
 _LONGEST_PX = 300  # of a picture; shown at half of that, sharp on dense screens
 _SYNTHETIC_PX = 220
 _QUALITY = 84
-_HEAT_OPACITY = 0.6
-_DEFECT_BGR, _WHITE_BGR = (30, 60, 200), (255, 255, 255)
 
 _Picture = npt.NDArray[np.uint8]
 
@@ -66,23 +65,11 @@ def frame_sizes_hw(paths: Sequence[Path], value_range: tuple[int, int] | None) -
 
 
 def _heat_picture(frame: _Picture, result: FrameResult, placement: Placement, threshold: float) -> _Picture:
-    """As `segrd_edge.overlay` colours it: the threshold in the middle of the scale, clearly good pixels untouched."""
-    picture = _shrink(frame)
-    size_wh = picture.shape[1], picture.shape[0]
-    low, high = min(threshold, 0.0), max(threshold, 1.0)
-    heat = np.interp(placement.crop(result.anomaly_map), (low, threshold, high), (0, 0.5, 1)).astype(np.float32)
-    heat = np.asarray(cv2.resize(heat, size_wh, interpolation=cv2.INTER_LINEAR), np.float32)
-    opacity = np.clip((heat - 0.25) * 4, 0, 1) * np.float32(_HEAT_OPACITY)
-    colours = np.asarray(cv2.applyColorMap(np.rint(heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO), np.uint8)
-    blended = np.asarray(cv2.blendLinear(picture, colours, 1 - opacity, opacity), np.uint8)
-    scale = size_wh[0] / placement.frame_hw[1]
-    # As in an inspection: a frame that is called good has no regions.
-    regions = find_regions(result.anomaly_map, placement, threshold) if result.score >= threshold else ()
-    for region in regions:
-        points = np.rint(np.array(region.polygon_xy) * scale - 0.5).astype(np.int32)
-        cv2.polylines(blended, [points], True, _WHITE_BGR, 3, cv2.LINE_AA)
-        cv2.polylines(blended, [points], True, _DEFECT_BGR, 1, cv2.LINE_AA)
-    return blended
+    picture = blend_heat(_shrink(frame), result.anomaly_map, placement, threshold)
+    if result.score >= threshold:  # as in an inspection: a frame that is called good has no regions
+        scale = picture.shape[1] / placement.frame_hw[1]
+        draw_regions(picture, find_regions(result.anomaly_map, placement, threshold), scale)
+    return picture
 
 
 def _mask_picture(mask: npt.NDArray[np.bool_], placement: Placement) -> _Picture:

@@ -110,6 +110,11 @@ class Detector:
         """Name of the engine in use."""
         return self._engine.name
 
+    @property
+    def engine_version(self) -> str | None:
+        """Version of the package behind the engine."""
+        return self._engine.version()
+
     def inspect(self, frame: npt.NDArray[Any]) -> Inspection:
         """Inspect one frame.
 
@@ -160,6 +165,14 @@ class Detector:
         """Inspect frames one after the other, lazily: a list, a generator, or a batch N×H×W×3."""
         return (self.inspect(frame) for frame in frames)
 
+    def run_engine(self, image: npt.NDArray[np.uint8]) -> engines.EngineOutput:
+        """The engine alone on a network image (uint8 1×h×w×3 BGR): what the cost of `inspect` is measured against.
+
+        The map may be the engine's own buffer, valid until its next run.
+        """
+        with self._lock:
+            return self._engine.run(image)
+
     def self_test(self) -> SelfTest:
         """Run the bundle's golden images and compare their scores with those stored at export.
 
@@ -174,7 +187,7 @@ class Detector:
         tolerance = SELF_TEST_TOLERANCE[self.precision]
         if not difference <= tolerance:  # NaN fails too
             raise EngineError(
-                f"{self.engine} {self._engine.version()} gives golden scores that differ by {difference:.4f} at "
+                f"{self.engine} {self.engine_version} gives golden scores that differ by {difference:.4f} at "
                 f"{self.precision}",
                 expected=f"at most {tolerance} from the scores stored at export",
                 fix="try another engine or precision, for example precision='fp32'; report it with segrd-doctor --json",

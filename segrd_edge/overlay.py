@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -10,7 +11,8 @@ import numpy.typing as npt
 
 from .errors import FrameError
 from .frames import PixelOrder, as_frame
-from .inspection import Inspection
+from .inspection import Inspection, Region
+from .preprocess import Placement
 
 # BGR. Blue and orange-red stay apart for colour-blind eyes, and the verdict is also a word.
 _GOOD, _DEFECT, _WHITE = (120, 70, 0), (30, 60, 200), (255, 255, 255)
@@ -46,29 +48,33 @@ def draw_overlay(
             f"a frame of {picture.shape[1]}×{picture.shape[0]} pixels",
             expected="the inspected frame, of {1}×{0} pixels".format(*inspection.frame_hw),
         )
-    picture = _blend_heat(picture, inspection)
-    _draw_regions(picture, inspection)
+    picture = blend_heat(picture, inspection.anomaly_map, inspection.placement, inspection.threshold)
+    draw_regions(picture, inspection.regions)
     _draw_banner(picture, inspection)
     return picture
 
 
-def _blend_heat(picture: npt.NDArray[np.uint8], inspection: Inspection) -> npt.NDArray[np.uint8]:
+def blend_heat(
+    picture: npt.NDArray[np.uint8], anomaly_map: npt.NDArray[np.float32], placement: Placement, threshold: float
+) -> npt.NDArray[np.uint8]:
+    """The map in colours over a picture of its frame at any scale: uint8 H×W×3 BGR in and out, h×w map in [0, 1]."""
     # min and max keep the three points in order where the threshold lies outside the map's range.
-    low, high = min(inspection.threshold, 0.0), max(inspection.threshold, 1.0)
-    heat = np.interp(inspection.anomaly_map, (low, inspection.threshold, high), (0, 128, 255))
-    inner = np.ascontiguousarray(inspection.placement.crop(np.rint(heat).astype(np.uint8)))
+    low, high = min(threshold, 0.0), max(threshold, 1.0)
+    heat = np.interp(anomaly_map, (low, threshold, high), (0, 128, 255))
+    inner = np.ascontiguousarray(placement.crop(np.rint(heat).astype(np.uint8)))
     heat_u8 = cv2.resize(inner, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     opacity = cv2.LUT(heat_u8, _OPACITY)
     colours = cv2.applyColorMap(heat_u8, cv2.COLORMAP_TURBO)
     return np.asarray(cv2.blendLinear(picture, colours, 1 - opacity, opacity), np.uint8)
 
 
-def _draw_regions(picture: npt.NDArray[np.uint8], inspection: Inspection) -> None:
+def draw_regions(picture: npt.NDArray[np.uint8], regions: Sequence[Region], scale: float = 1.0) -> None:
+    """Outline regions in place, on a picture of the frame at `scale` (uint8 H×W×3 BGR)."""
     shorter = min(picture.shape[:2])
     thickness = max(1, round(shorter / 300))
-    for region in inspection.regions:
+    for region in regions:
         # Polygons run along pixel edges; drawing addresses pixel centres.
-        points = np.rint(np.array(region.polygon_xy) - 0.5).astype(np.int32)
+        points = np.rint(np.array(region.polygon_xy) * scale - 0.5).astype(np.int32)
         if shorter >= _HALO_FROM_PX:
             cv2.polylines(picture, [points], True, _WHITE, thickness + 2, cv2.LINE_AA)
         cv2.polylines(picture, [points], True, _DEFECT, thickness, cv2.LINE_AA)
