@@ -50,8 +50,8 @@ class _View:
 
     @classmethod
     def sample(cls, rng: np.random.Generator, size_px: int) -> _View:
-        centre_xy = 0.5 + rng.uniform(-0.02, 0.02), 0.5 + rng.uniform(-0.02, 0.02)
-        angle, light = rng.uniform(-0.09, 0.09), rng.normal(-2.18, 0.12)
+        centre_xy = 0.5 + rng.uniform(-0.012, 0.012), 0.5 + rng.uniform(-0.012, 0.012)
+        angle, light = rng.uniform(-0.05, 0.05), rng.normal(-2.18, 0.12)
         axis = (np.arange(size_px, dtype=np.float32) + np.float32(0.5)) / size_px
         x, y = np.meshgrid(axis - np.float32(centre_xy[0]), axis - np.float32(centre_xy[1]))
         radius, bearing = cv2.cartToPolar(x, y)
@@ -289,7 +289,7 @@ def _scratch(rng: np.random.Generator, part: _Part) -> tuple[_Floats, _Floats]:
     size, view = part.view.size_px, part.view
     middle = _place_px(rng, view)
     heading, bend = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.5)
-    length = size * rng.uniform(0.06, 0.24)
+    length = size * rng.uniform(0.10, 0.30)
     t = np.linspace(0, 1, 40)
     headings = heading + bend * t
     steps = np.column_stack([np.cos(headings), np.sin(headings)]) * length / t.size
@@ -297,14 +297,14 @@ def _scratch(rng: np.random.Generator, part: _Part) -> tuple[_Floats, _Floats]:
     points = middle + path - path.mean(axis=0)
     pressure = np.sin(np.pi * np.clip(t, 0.04, 0.96)) ** 0.5 * np.clip(1 + 0.25 * rng.normal(size=t.size), 0.5, 1.2)
     furrow = np.zeros((size, size), np.uint8)
-    width_px = 1 if rng.random() < 0.65 else 2
+    width_px = max(1, round(size / 384 * rng.uniform(1.5, 3.5)))
     for a, b, press in zip(np.rint(points[:-1] * 16), np.rint(points[1:] * 16), pressure[:-1], strict=True):
         level = min(255, round(210 * press))
         cv2.line(furrow, _ints(a), _ints(b), level, width_px, cv2.LINE_AA, shift=4)
     bright = furrow.astype(np.float32) / np.float32(255)
     away = -np.sign([np.cos(view.light), np.sin(view.light)]).astype(int)
     dark = np.roll(bright, (int(away[1]), int(away[0])), (0, 1))
-    contrast = rng.uniform(28, 105)
+    contrast = rng.uniform(45, 120)
     surface = part.printed(part.ink) + contrast * (bright - 0.55 * dark * (1 - bright))
     return surface, 2 * np.maximum(bright, np.float32(0.7) * dark)
 
@@ -313,10 +313,10 @@ def _dent(rng: np.random.Generator, part: _Part) -> tuple[_Floats, _Floats]:
     """A shallow pit: its wall is dark where it turns from the light, and bright where it faces it."""
     view = part.view
     along, across = _local(view, _place_px(rng, view), view.light)
-    radius, flatness = np.float32(rng.uniform(0.025, 0.062)), np.float32(rng.uniform(1.0, 1.4))
+    radius, flatness = np.float32(rng.uniform(0.035, 0.075)), np.float32(rng.uniform(1.0, 1.4))
     along, across = along / radius, across * flatness / radius
     inside = np.maximum(1 - along**2 - across**2, 0)
-    steepness = np.float32(rng.uniform(0.28, 0.95))
+    steepness = np.float32(rng.uniform(0.45, 1.0))
     shade = 1 - steepness * inside**2 * (np.float32(2.6) * along + np.float32(0.2))
     # Plastic shows less of it than metal, and part of it as a gloss that does not scale with its colour.
     surface = part.printed(part.ink) * shade + 14 * (shade - 1)
@@ -327,13 +327,13 @@ def _stain(rng: np.random.Generator, part: _Part) -> tuple[_Floats, _Floats]:
     """An irregular dried blot, darker at its rim; oil brown or chalky white."""
     view = part.view
     along, across = _local(view, _place_px(rng, view), rng.uniform(0, np.pi))
-    radius, flatness = np.float32(rng.uniform(0.026, 0.062)), np.float32(rng.uniform(1.0, 1.7))
+    radius, flatness = np.float32(rng.uniform(0.035, 0.08)), np.float32(rng.uniform(1.0, 1.7))
     distance = cv2.magnitude(along, across * flatness) / radius
     level = 1 - distance + 0.3 * _noise(rng, view.size_px, 22) + 0.16 * _noise(rng, view.size_px, 60)
     coverage = np.clip(level * 5, 0, 1) * np.clip(2.2 - distance, 0, 1)  # no islands far off
     film = coverage * (0.75 + 0.25 * np.exp(-((level - 0.2) ** 2) * 40))
     colour = _plain((30, 48, 64) if rng.random() < 0.65 else (212, 216, 216))
-    return _blend(part.printed(part.ink), colour, film * np.float32(rng.uniform(0.26, 0.75))), coverage
+    return _blend(part.printed(part.ink), colour, film * np.float32(rng.uniform(0.4, 0.85))), coverage
 
 
 def _missing_print(rng: np.random.Generator, part: _Part) -> tuple[_Floats, _Floats]:
@@ -342,10 +342,10 @@ def _missing_print(rng: np.random.Generator, part: _Part) -> tuple[_Floats, _Flo
     inked = np.argwhere(part.ink > 0.5)
     row, column = inked[rng.integers(len(inked))]
     along, across = _local(view, np.array([column, row], np.float64), rng.uniform(0, np.pi))
-    radius, flatness = np.float32(rng.uniform(0.03, 0.07)), np.float32(rng.uniform(1.0, 2.0))
+    radius, flatness = np.float32(rng.uniform(0.04, 0.09)), np.float32(rng.uniform(1.0, 2.0))
     distance = cv2.magnitude(along, across * flatness) / radius
     patch = np.clip((1 - distance + 0.2 * _noise(rng, view.size_px, 30)) * 6, 0, 1)
-    lost = part.ink * patch * np.float32(rng.uniform(0.45, 1.0))
+    lost = part.ink * patch * np.float32(rng.uniform(0.6, 1.0))
     return part.printed(part.ink - lost), 3 * lost
 
 

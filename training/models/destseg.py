@@ -61,7 +61,8 @@ class DeSTSeg(nn.Module):
 
     def phases(self) -> list[Phase]:
         sgd = partial(torch.optim.SGD, lr=0.4, momentum=0.9, weight_decay=1e-4)
-        adam = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4)
+        # fused: the update of 25 million weights takes 0.1 s instead of 0.26 on one CPU core, of a step of one second
+        adam = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4, fused=True)
         student = list(self.student.parameters())
         residual, rest = self.head.residual_parameters, self.head.head_parameters
         return [
