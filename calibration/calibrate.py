@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import onnx
@@ -11,6 +11,7 @@ import onnx
 from segrd_edge.errors import OptionError
 
 from .drift import Drift, measure_drift
+from .equalise import concatenations, equalise
 from .frames import CalibrationFrame
 from .plan import Plan
 from .quantise import quantise, tensors_to_calibrate
@@ -84,12 +85,16 @@ def calibrate(
     everything = Plan.of(model)
     scopes = _scopes(everything, scope)
     images = [frame.image_bgr_u8 for frame in frames]
-    observed = observe(model, tensors_to_calibrate(model, everything), images)
+    observed = observe(
+        model, tensors_to_calibrate(model, everything), images, by_channel=concatenations(model, everything)
+    )
     ranges = to_ranges(observed.histograms, method, percentile)
+    equalised, largest = equalise(model, everything, observed.channel_largest)
+    ranges = replace(ranges, largest={**ranges.largest, **largest})
     trials: dict[str, Drift] = {}
     for name in scopes:
         plan = everything.only(*SCOPES[name], reason=_reason(name, trials))
-        quantised = quantise(model, ranges, plan)
+        quantised = quantise(equalised, ranges, plan)
         trials[name] = measure_drift(observed.outputs, list(run_engine(engine, quantised, images)))
         if _is_small(trials[name]):
             break

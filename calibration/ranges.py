@@ -37,11 +37,20 @@ class Observed:
     """What one pass over the calibration frames shows of the float graph."""
 
     histograms: dict[str, Histogram]  # by tensor
+    channel_largest: dict[str, npt.NDArray[np.float32]]  # largest magnitude per channel of the tensors asked for
     outputs: list[EngineOutput]  # score and map of every frame: what an INT8 graph has to reproduce
 
 
-def observe(model: onnx.ModelProto, tensors: Sequence[str], images_bgr_u8: Iterable[npt.NDArray[np.uint8]]) -> Observed:
+def observe(
+    model: onnx.ModelProto,
+    tensors: Sequence[str],
+    images_bgr_u8: Iterable[npt.NDArray[np.uint8]],
+    *,
+    by_channel: Sequence[str] = (),
+) -> Observed:
     """Run a float deploy graph on network images (uint8 h×w×3 BGR) and histogram the named tensors.
+
+    Of those in `by_channel` (N×C×h×w, among `tensors`) the largest magnitude of every channel is kept as well.
 
     Images stream through one by one: memory holds one image's activations, the histograms, and the maps.
 
@@ -49,6 +58,7 @@ def observe(model: onnx.ModelProto, tensors: Sequence[str], images_bgr_u8: Itera
         ExportError: an activation is NaN or infinite.
     """
     histograms = {name: Histogram() for name in tensors}
+    channel_largest: dict[str, npt.NDArray[np.float32]] = {}
     outputs = []
     runs = run_graph(expose(model, tensors), ["score", "anomaly_map", *tensors], images_bgr_u8)
     for number, (score, anomaly_map, *activations) in enumerate(runs):
@@ -60,8 +70,11 @@ def observe(model: onnx.ModelProto, tensors: Sequence[str], images_bgr_u8: Itera
                     fix="train again with another seed; this network has diverged",
                 )
             histograms[name].add(values)
+            if name in by_channel:
+                largest = np.abs(values).max(axis=(0, 2, 3))
+                channel_largest[name] = np.maximum(channel_largest.get(name, largest), largest)
         outputs.append(EngineOutput(float(score[0]), anomaly_map[0]))
-    return Observed(histograms, outputs)
+    return Observed(histograms, channel_largest, outputs)
 
 
 def to_ranges(

@@ -80,7 +80,8 @@ def test_method_and_percentile_are_passed_on(model: onnx.ModelProto, frames: lis
         for method in ("max", "percentile")
     )
     assert (narrow.method, narrow.percentile) == ("percentile", 90)
-    assert all(narrow.largest[name] < wide.largest[name] for name in wide.largest)
+    clipped = {name for name in wide.largest if narrow.largest[name] < wide.largest[name]}
+    assert set(wide.largest) - clipped == {"concat.out.equalised"}  # never clipped
 
 
 def test_scopes_that_cannot_work(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
