@@ -4,8 +4,8 @@
         --teacher ../shared/data/weights/resnet18_imagenet1k_bnfolded_layer1-3.pth --textures ../shared/data/textures
 
 A cell is one category with one seed and one teacher. Its result is a JSON file under `--out`, written when the cell
-is done, and
-the table is made from whatever cells are there: an interrupted table continues where it stopped, a cell too.
+is done, and the table is made from whatever cells are there: an interrupted table continues where it stopped, a cell
+too. To measure another export of the same trainings, delete the JSON files and keep the `--work` folder.
 """
 
 from __future__ import annotations
@@ -134,6 +134,10 @@ def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
             }
             for precision, graph in exported.manifest.graphs.items()
         },
+        "default_precision": exported.manifest.default_precision,
+        "int8": None
+        if exported.calibration is None
+        else {"scope": exported.calibration.scope, **exported.calibration.drift.to_dict()},
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{cell.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -159,17 +163,26 @@ def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:
         "",
         f"{budget} {settings} nothing selected on the test images. {dates}",
         "",
+        "INT8 covers what its row names. Where it moves the score on the calibration frames beyond the limit, the bundle "
+        "keeps fp32 as its default, and the INT8 row is what was refused.",
+        "",
         _header(),
         _rule(),
     ]
     for cell in cells:
         precisions = cell["precisions"]
         for precision, values in precisions.items():
-            lines.append(_row(cell, precision, [values.get(c) for c in COLUMNS]))
+            lines.append(_row(cell, _described(cell, precision), [values.get(c) for c in COLUMNS]))
         if "int8" in precisions:
             change = [_difference(precisions["int8"].get(c), precisions["fp32"].get(c)) for c in COLUMNS]
             lines.append(_row(cell, "int8 − fp32", change, sign="+"))
     return [*lines, ""]
+
+
+def _described(cell: dict[str, Any], precision: str) -> str:
+    """The precision, what of the network it covers, and whether the bundle runs it unless told otherwise."""
+    scope = f", {cell['int8']['scope']}" if precision == "int8" else ""
+    return precision + scope + (" (default)" if precision == cell["default_precision"] else "")
 
 
 def _comparison(cells: Sequence[dict[str, Any]]) -> list[str]:

@@ -29,6 +29,8 @@ def cell(
         "date": "2026-01-01",
         "machine": "a processor, 2 cores",
         "precisions": {"fp32": fp32, "int8": fp32 | (int8 or {})},
+        "default_precision": "fp32",
+        "int8": {"scope": "head", "score_mean": 0.03},
     }
 
 
@@ -41,8 +43,8 @@ def table(folder: Path, *cells: dict[str, Any]) -> str:
 
 def test_rows_and_what_int8_costs(tmp_path: Path) -> None:
     text = table(tmp_path, cell(image_auroc=0.99, int8={"image_auroc": 0.985, "pixel_ap": None}))
-    assert "| bottle | 0 | 100 | fp32 | 0.9900 | 0.5000 | 0.5000 |" in text
-    assert "| bottle | 0 | 100 | int8 | 0.9850 | 0.5000 | – |" in text
+    assert "| bottle | 0 | 100 | fp32 (default) | 0.9900 | 0.5000 | 0.5000 |" in text
+    assert "| bottle | 0 | 100 | int8, head | 0.9850 | 0.5000 | – |" in text
     assert "| bottle | 0 | 100 | int8 − fp32 | -0.0050 | +0.0000 | – |" in text
     assert "8 minutes of training on 1 thread(s) of: a processor, 2 cores" in text
 
