@@ -116,18 +116,19 @@ def perlin_field(size_hw: tuple[int, int], rng: np.random.Generator) -> npt.NDAr
 
 
 def _gradient_noise(size_hw: tuple[int, int], angles: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Perlin's gradient noise with unit gradients at `angles` ((rows + 1)×(columns + 1)) and the quintic fade."""
+    """Perlin's gradient noise with unit gradients at `angles` ((rows + 1)×(columns + 1)) and the quintic fade.
+
+    On a row of lattice points the noise is linear in the height above it, along + height · across. Both are blended
+    along x once per lattice row, and what is left to do per pixel is to blend two of these lines.
+    """
     (y0, fy), (x0, fx) = (_lattice(size, cells - 1) for size, cells in zip(size_hw, angles.shape, strict=True))
     gx, gy = np.cos(angles), np.sin(angles)
-
-    def corner(dy: int, dx: int) -> npt.NDArray[np.float32]:
-        at = np.ix_(y0 + dy, x0 + dx)
-        return np.asarray(gx[at] * (fx - dx)[None, :] + gy[at] * (fy - dy)[:, None], np.float32)
-
-    u, v = _fade(fx)[None, :], _fade(fy)[:, None]
-    top = corner(0, 0) * (1 - u) + corner(0, 1) * u
-    bottom = corner(1, 0) * (1 - u) + corner(1, 1) * u
-    return np.asarray(np.sqrt(2) * (top * (1 - v) + bottom * v), np.float32)
+    u, v = _fade(fx), _fade(fy)[:, None]
+    along = gx[:, x0] * (fx * (1 - u)) + gx[:, x0 + 1] * ((fx - 1) * u)
+    across = gy[:, x0] * (1 - u) + gy[:, x0 + 1] * u
+    above = along[y0] + fy[:, None] * across[y0]
+    below = along[y0 + 1] + (fy - 1)[:, None] * across[y0 + 1]
+    return np.asarray(np.sqrt(np.float32(2)) * (above + (below - above) * v), np.float32)
 
 
 def _lattice(size: int, cells: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
