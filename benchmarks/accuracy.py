@@ -163,8 +163,8 @@ def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:
         "",
         f"{budget} {settings} nothing selected on the test images. {dates}",
         "",
-        "INT8 covers what its row names. Where it moves the score on the calibration frames beyond the limit, the bundle "
-        "keeps fp32 as its default, and the INT8 row is what was refused.",
+        "INT8 covers what its row names. Where it moves the score on the calibration frames beyond the limit, the "
+        "bundle keeps fp32 as its default, and the INT8 row is what was refused.",
         "",
         _header(),
         _rule(),
