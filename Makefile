@@ -11,6 +11,7 @@ DEMO    ?= demo
 PHOTOS  ?= $(DEMO)/photos
 FRAMES  ?= $(DEMO)/photos/frames
 MINUTES ?= 3.5
+SIZE    ?= 192
 
 .PHONY: demo test lint types tests install clean
 
@@ -26,7 +27,7 @@ $(VENV)/installed: setup.py pyproject.toml constraints.txt
 demo: install
 	test -d $(PHOTOS) || $(BIN)/python -m segrd_edge.training.demo_parts $(PHOTOS)
 	rm -rf $(DEMO)/run
-	$(BIN)/segrd-train $(PHOTOS) --out $(DEMO)/run --minutes $(MINUTES) --size 192 --option head_width=64 --option head_fusion_kernel=1
+	$(BIN)/segrd-train $(PHOTOS) --out $(DEMO)/run --minutes $(MINUTES) --size $(SIZE) --option head_width=64 --option head_fusion_kernel=1
 	$(BIN)/segrd-export $(DEMO)/run --int8 --out $(DEMO)/part.segrd
 	$(BIN)/segrd-inspect $(DEMO)/part.segrd $(FRAMES) --out $(DEMO)/results --force || test $$? -eq 1
 	$(BIN)/segrd-bench $(DEMO)/part.segrd --html $(DEMO)/latency.html

@@ -42,6 +42,7 @@ class Calibration:
     frames: Sequence[CalibrationFrame]
     ranges: Ranges
     plan: Plan
+    equalised: list[str]  # activations whose channels were levelled, see `calibration.equalise`
     scope: str
     trials: dict[str, Drift]  # scope → drift from float on the calibration frames, of every scope tried
 
@@ -98,7 +99,7 @@ def calibrate(
         trials[name] = measure_drift(observed.outputs, list(run_engine(engine, quantised, images)))
         if _is_small(trials[name]):
             break
-    return Calibration(quantised, frames, ranges, plan, name, trials)
+    return Calibration(quantised, frames, ranges, plan, list(observed.channel_largest), name, trials)
 
 
 def _scopes(everything: Plan, wanted: Scope) -> list[str]:

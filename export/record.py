@@ -99,6 +99,7 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
     return {
         "method": calibration.ranges.method,
         "percentile": calibration.ranges.percentile,
+        "equalised": calibration.equalised,
         "scope": calibration.scope,
         "drift": {scope: drift.to_dict() for scope, drift in calibration.trials.items()},
         "frames": [{"file": recorded[f.sha256], "sha256": f.sha256, "kind": f.kind} for f in calibration.frames],

@@ -58,6 +58,8 @@ def calibration_section(record: CalibrationRecord, calibration: Calibration | No
     for left in record.left_float:
         reasons.setdefault(left.reason, []).append(left.node)
     method = f"percentile {record.percentile:g}" if record.percentile is not None else record.method
+    if record.equalised:
+        method += "; concatenated features are levelled by channel first and not clipped"
     return {
         "good": kinds.count("good"),
         "synthetic": kinds.count("synthetic"),

@@ -115,6 +115,7 @@ class LeftFloat(Record):
 class CalibrationRecord(Record):
     method: str = Field(description="how ranges became scales, for example percentile")
     percentile: float | None = Field(default=None, gt=0, le=100)
+    equalised: list[str] = Field(description="activations whose channels were levelled, and that nothing clips")
     scope: str = Field(description="which part of the network INT8 covers")
     drift: dict[str, dict[str, float]] = Field(
         description="for each scope tried, how far its results on the calibration frames are from float"

@@ -162,6 +162,7 @@ def _manifest_fields(**changes: Any) -> dict[str, Any]:
             "percentile": 99.99,
             "frames": [{"file": "0.png", "sha256": sha256, "kind": "good"}],
             "quantised": ["unit"],
+            "equalised": [],
             "scope": "all",
             "drift": {},
             "left_float": [{"node": "score", "reason": "score"}],

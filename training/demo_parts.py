@@ -319,7 +319,7 @@ def _dent(rng: np.random.Generator, part: _Part) -> tuple[_Floats, _Floats]:
     steepness = np.float32(rng.uniform(0.45, 1.0))
     shade = 1 - steepness * inside**2 * (np.float32(2.6) * along + np.float32(0.2))
     # Plastic shows less of it than metal, and part of it as a gloss that does not scale with its colour.
-    surface = part.printed(part.ink) * shade + 14 * (shade - 1)
+    surface = part.printed(part.ink) * shade + 30 * (shade - 1)
     return surface, 3 * inside
 
 

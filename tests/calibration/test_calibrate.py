@@ -32,6 +32,7 @@ def test_auto_takes_all_where_the_drift_is_small(
     assert list(calibration.trials) == ["all"]
     assert calibration.plan.quantised == Plan.of(model).quantised
     assert calibration.is_safe
+    assert calibration.equalised == ["concat.out"]
     assert calibration.decision.startswith("scope all (all: mean |Δscore| 0.0")
 
 

@@ -350,6 +350,7 @@ def _result(path: Path, run: Run, precisions: list[str], evaluations: dict[str, 
     ]
     calibration = {
         "method": "percentile", "percentile": 99.99, "frames": frames, "quantised": ["student.a", "head.b"],
+        "equalised": [],
         "scope": "all",
         "drift": {},
         "left_float": [{"node": "head.out", "reason": "1 output channels, fewer than 16"}],
