@@ -21,7 +21,7 @@ def command(
     int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Add an INT8 graph, the new default.")] = True,
     data: Annotated[Path | None, typer.Option(help="Where the run's photographs are now.")] = None,
     calibration_images: Annotated[int, typer.Option(help="Frames that set the INT8 scales.")] = 64,
-    int8_scope: Annotated[str, typer.Option(help="What INT8 covers: auto, all, no-decoder or head.")] = "auto",
+    int8_scope: Annotated[str, typer.Option(help="What INT8 covers: auto, all, no-fine, no-decoder or head.")] = "auto",
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write an HTML report beside it.")] = True,
     json: Annotated[bool, json_option] = False,
 ) -> None:

@@ -58,9 +58,14 @@ def test_the_ladder_goes_from_everything_to_the_head_in_steps(
     renamed = onnx.ModelProto()
     renamed.CopyFrom(model)
     for node in renamed.graph.node:
-        node.name = node.name.replace("block.", "student.encoder.").replace("down.", "student.decoder.")
+        node.name = node.name.replace("block.", "student.encoder.").replace("down.conv1", "student.decoder.stage4.0")
+        node.name = node.name.replace("down.", "student.decoder.stage1.")
     calibration = calibrate(renamed, frames)
-    assert list(calibration.trials) == ["all", "no-decoder", "head"]
+    assert list(calibration.trials) == ["all", "no-fine", "no-decoder", "head"]
+    coarse = calibrate(renamed, frames, scope="no-fine").plan
+    assert set(coarse.quantised) == {
+        "student.encoder.conv1", "student.encoder.conv2", "student.decoder.stage4.0", "head.fuse",
+    }  # fmt: skip
     without = calibrate(renamed, frames, scope="no-decoder").plan
     assert set(without.quantised) == {"student.encoder.conv1", "student.encoder.conv2", "head.fuse"}
 
