@@ -84,8 +84,7 @@ def to_ranges(
 
     Args:
         method: "max" clips nothing; "percentile" clips the rarest magnitudes; "entropy" clips where the
-        Kullback-Leibler
-            divergence is least.
+            Kullback-Leibler divergence is least.
         percentile: share of values in percent that "percentile" keeps.
 
     Raises:

@@ -43,9 +43,10 @@ def judge(
     """Run a deploy graph on photographs.
 
     Args:
-        held_out: good photographs that neither training nor calibration has seen. test: photographs to evaluate on, may
-        be empty. Their defects state the escape rate and never move the threshold. false_reject: budget of good parts
-        called defective. engine: "auto" is the fastest installed, which a Detector takes as well.
+        held_out: good photographs that neither training nor calibration has seen.
+        test: photographs to evaluate on, may be empty. Their defects state the escape rate and never move the threshold.
+        false_reject: budget of good parts called defective.
+        engine: "auto" is the fastest installed, which a Detector takes as well.
     """
     loaded = engines.create(engine, graph.SerializeToString())
     try:

@@ -110,7 +110,7 @@ def render_part(
         defect: a key of `DEFECTS`, or None for a good part.
 
     Returns:
-        frame: uint8 H×W×3 BGR. mask: bool H×W, True where defective.
+        The frame (uint8 H×W×3 BGR) and its mask (bool H×W, True where defective).
 
     Raises:
         OptionError: an unknown defect, or a frame too small to show one.
