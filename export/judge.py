@@ -44,7 +44,7 @@ def judge(
 
     Args:
         held_out: good photographs that neither training nor calibration has seen.
-        test: photographs to evaluate on, may be empty. Their defects state the escape rate and never move the threshold.
+        test: photographs to evaluate on, may be empty. Their defects state the escape rate, never move the threshold.
         false_reject: budget of good parts called defective.
         engine: "auto" is the fastest installed, which a Detector takes as well.
     """
