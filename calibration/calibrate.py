@@ -32,8 +32,9 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "head": ("head.",),
 }
 
-# "auto" takes the first scope that stays within both on the calibration frames.
-SCORE_DRIFT_LIMIT = 0.02  # mean |Δscore|
+# "auto" takes the first scope that stays within both on the calibration frames. At 0.016 a trained fabric01 lost 0.009
+# image AUROC.
+SCORE_DRIFT_LIMIT = 0.01  # mean |Δscore|
 MAP_COSINE_LIMIT = 0.99  # mean cosine between the maps
 
 
