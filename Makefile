@@ -1,6 +1,7 @@
-# Two commands:
+# Three commands:
 #   make demo    photographs of generated parts -> trained, INT8-calibrated detector -> inspected frames, latency, report
 #   make test    lint, types, architecture and tests
+#   make contract    the TensorRT modules against the real Python bindings of every release; needs a C compiler
 #
 # `make demo PHOTOS=photos/bottle FRAMES=frames` does the same for your own part.
 
@@ -13,7 +14,7 @@ FRAMES  ?= $(DEMO)/photos/frames
 MINUTES ?= 3.5
 SIZE    ?= 192
 
-.PHONY: demo test lint types tests install clean
+.PHONY: demo test lint types tests contract install clean
 
 install: $(VENV)/installed
 
@@ -47,6 +48,10 @@ types: install
 
 tests: install
 	$(BIN)/pytest
+
+# The TensorRT modules against the real Python bindings of each release. Fetches 6 MB with pip, once.
+contract: install
+	$(BIN)/pytest -m contract -vv -rs tests/contract
 
 clean:
 	rm -rf $(VENV) build *.egg-info $(DEMO)
