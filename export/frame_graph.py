@@ -18,8 +18,8 @@ takes back. The result is within one grey level of the CPU's for every pixel, th
 
 The MatMuls stay float32, in a float16 graph as well. Measured against float64 on bright noise of 2048×2448 → 256²:
 float32 is off by 0.00004 of a grey level; float16 by 0.11 where it only stores and by 0.39 where it also adds up, which
-moves 6 and 9 % of the pixels by one level. TF32, which TensorRT may use, has float16's mantissa and adds up in float32:
-at worst the former. Little would be gained, as most of the step is reading the frame.
+moves 6 and 9 % of the pixels by one level. TF32, off unless a build asks for it, has float16's digits and float32's
+sums: at worst the former. Little would be gained, as most of the step is reading the frame.
 
 Cost of 2048×2448 → 256²: 0.3 GMACs, 1.6 letterboxed (214 rows), 4.4 for 1943×2591, whose sizes share no divisor with
 256; 60 MB of device memory for the float32 frame. No GPU was at hand; CPU times, which say nothing about one's (ONNX
