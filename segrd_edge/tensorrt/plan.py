@@ -8,6 +8,8 @@ from ..errors import EngineError
 from . import driver, library
 from .log import engine_error, recording
 
+_BUILD_AGAIN = "build the engine again from the bundle"
+
 
 class LoadedPlan(NamedTuple):
     """A deserialised engine with the runtime that must outlive it: drop the engine and its contexts first."""
@@ -54,6 +56,3 @@ def layer_information(loaded: LoadedPlan, *, flavour: str) -> str:
     if inspector is None:
         raise EngineError(f"{flavour} {trt.__version__} gives no inspector for this engine")
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-
-
-_BUILD_AGAIN = "build the engine again from the bundle"
