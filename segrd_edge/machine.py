@@ -1,4 +1,4 @@
-"""Facts of the machine that figures are written down with: processor, memory, versions of packages."""
+"""Facts of the machine that figures are written down with (processor, memory, versions), and its cache folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ _CPU_FLAGS = (
     *("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "i8mm", "sve", "hypervisor"),
 )
+
+
+def cache_folder() -> Path:
+    """Where engines and downloads are kept: $SEGRD_CACHE, or segrd-edge in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SEGRD_CACHE") or Path(base) / "segrd-edge")
 
 
 def cpu() -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from segrd_edge.errors import TrainingError
+from segrd_edge.machine import cache_folder
 
 SHIPPED = "edge"  # distilled by training/distill_teacher.py
 SHIPPED_FILE = "resnet18-edge.safetensors"
@@ -79,12 +80,6 @@ def load_teacher(teacher: str, backbone: str) -> TeacherWeights:
             expected=f"{SHIPPED!r}, " + ", ".join(repr(n) for n in DOWNLOADS) + ", or a path to a state dict",
         )
     return _read(path.name, path)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $SEGRD_CACHE, or segrd-edge in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SEGRD_CACHE") or Path(base) / "segrd-edge")
 
 
 def apply_weights(teacher: nn.Module, weights: TeacherWeights) -> None:

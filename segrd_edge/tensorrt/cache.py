@@ -26,6 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import EngineError
+from ..machine import cache_folder
 from . import driver, library
 from .build import BuildOptions, BuiltEngine, build
 from .layers import convolution_dtypes
@@ -163,12 +164,6 @@ class EngineCache:
             yield
         finally:
             lock.release()
-
-
-def cache_folder() -> Path:
-    """Where engines and downloads are kept: $SEGRD_CACHE, or segrd-edge in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SEGRD_CACHE") or Path(base) / "segrd-edge")
 
 
 class _Store:

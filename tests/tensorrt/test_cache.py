@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from segrd_edge.errors import EngineError
+from segrd_edge.machine import cache_folder
 from segrd_edge.tensorrt import cache as cache_module
 from segrd_edge.tensorrt import driver
 from segrd_edge.tensorrt.build import BuildOptions, BuiltEngine
-from segrd_edge.tensorrt.cache import EngineCache, Key, cache_folder
+from segrd_edge.tensorrt.cache import EngineCache, Key
 from segrd_edge.tensorrt.driver import Gpu
 from segrd_edge.tensorrt.progress import Progress
 
