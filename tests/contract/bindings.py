@@ -114,8 +114,9 @@ def _compile(release: Release, folder: Path) -> None:
 
 def _write_stubs(release: Release, package: Path, libraries: Path, stubs: Path) -> set[str]:
     raw = stubs.with_name("generated")
-    generator = [sys.executable, "-m", "pybind11_stubgen", "--output-dir", str(raw), release.package]
-    _run(generator, environment=_environment(package, libraries))
+    # With the expressions that are no Python, because `repair` makes Python of most.
+    options = ["--print-invalid-expressions-as-is", "--output-dir", str(raw), release.package]
+    _run([sys.executable, "-m", "pybind11_stubgen", *options], environment=_environment(package, libraries))
     untyped: set[str] = set()
     # Our modules say `import tensorrt` or `tensorrt_rtx` for what the wheel alone calls tensorrt_bindings. Both names
     # lead to the release at hand, so that code which is given either module is checked against each.

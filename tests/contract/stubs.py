@@ -2,7 +2,8 @@
 
 pybind11 takes signatures from C++, where names and defaults obey other rules: a parameter called `in`, or one without a
 default after one with. Such a signature becomes untyped, and is reported, so that nobody relies on a check which is not
-made. What Python grants without a method to show for it is written down:
+made. C++ types, such as nvonnxparser::IParserError, become the Python classes of that name. What Python grants without
+a method to show for it is written down:
 
 - iteration, to a class with `__getitem__` and `__len__` (the sequence protocol);
 - `bytes(plan)`, to a class whose own documentation speaks of the buffer protocol;
@@ -18,6 +19,7 @@ import ast
 import re
 from typing import NamedTuple
 
+_CPP_TYPE = re.compile(r"\bnv\w+::(?:\w+::)*(\w+)")
 _SIGNATURE = re.compile(r"^( *)def (\w+)\(.*:$")
 
 
@@ -35,7 +37,8 @@ def repair(text: str) -> Repaired:
         SyntaxError: what remains is no Python for another reason.
     """
     lines, untyped = [], set()
-    for line in text.replace("typing.SupportsInt", "int").replace("typing.SupportsFloat", "float").splitlines():
+    text = text.replace("typing.SupportsInt", "int").replace("typing.SupportsFloat", "float")
+    for line in _in_python(text).splitlines():
         match = _SIGNATURE.match(line)
         if match is not None and not _is_python(line):
             indent, name = match[1], match[2]
@@ -50,6 +53,17 @@ def repair(text: str) -> Repaired:
         elif isinstance(node, ast.arg) and isinstance(node.annotation, ast.Name) and node.annotation.id == "Dims":
             node.annotation = ast.parse("Dims | typing.Iterable[int]", mode="eval").body
     return Repaired(ast.unparse(tree) + "\n", frozenset(untyped))
+
+
+def _in_python(text: str) -> str:
+    """The text with Python's names for C++ types, and without defaults that are no expressions."""
+    classes = set(re.findall(r"^class (\w+)", text, re.MULTILINE))
+
+    def python_name(match: re.Match[str]) -> str:
+        names = [name for name in (match[1], match[1].removeprefix("I")) if name in classes]
+        return names[0] if names else "typing.Any"
+
+    return re.sub(r"= <[\w.]+: -?\d+>", "= ...", _CPP_TYPE.sub(python_name, text))
 
 
 def _is_python(signature: str) -> bool:

@@ -154,10 +154,15 @@ def test_what_python_grants_is_written_down() -> None:
         "    def __len__(self) -> int: ...\n"
         "def reshape(dims: Dims) -> Dims: ...\n"
         "def step(done: typing.SupportsInt) -> None: ...\n"
+        "def first(at: nvinfer1::Dims = <Dims.NONE: 0>) -> nvonnxparser::IPlan:\n"
+        "    ...\n"
+        "def last() -> nvinfer1::v_1_0::Unknown: ...\n"
     )
-    dims, plan, half, reshape, step = ast.parse(repair(generated).text).body[1:]
+    dims, plan, half, reshape, step, first, last = ast.parse(repair(generated).text).body[1:]
     assert "def __iter__(self) -> typing.Iterator[int]" in ast.unparse(dims)
     assert "def __buffer__(self, flags: int, /) -> memoryview" in ast.unparse(plan)
     assert "__iter__" not in ast.unparse(half)
+    assert ast.unparse(first).startswith("def first(at: Dims | typing.Iterable[int]=...) -> Plan:")
+    assert ast.unparse(last).startswith("def last() -> typing.Any:")
     assert ast.unparse(step).startswith("def step(done: int) -> None:")
     assert ast.unparse(reshape).startswith("def reshape(dims: Dims | typing.Iterable[int]) -> Dims:")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .bindings import CACHE, Bindings
-from .typed import copy_package
 from .uses import STATIONS
 
 # The ordinary run of mypy is strict. This one asks only whether the calls fit the release, so it says nothing of
@@ -46,14 +45,13 @@ def check_files(bindings: Bindings, *files: Path) -> list[Problem]:
     return _mypy(bindings, [bindings.stubs], [str(path) for path in files])
 
 
-def check_modules(bindings: Bindings, root: Path, modules: list[Path]) -> list[Problem]:
-    """Type-check modules of the package against one release, with TensorRT's types (`typed`). Paths are below `root`.
+def check_modules(bindings: Bindings, root: Path, modules: list[Path], copies: Path) -> list[Problem]:
+    """Type-check modules of the package against one release, as they are in the folder `copies` (`typed.copy_package`).
+    Paths are below `root`.
 
     Raises:
         RuntimeError: mypy itself failed.
     """
-    copies = CACHE / "source"
-    copy_package(root, modules, copies)
     targets = [argument for path in modules for argument in ("-m", module_name(path, root))]
     found = _mypy(bindings, [bindings.stubs, copies], targets)
     return [p._replace(path=_original(Path(p.path), copies)) for p in found if Path(p.path).is_relative_to(copies)]

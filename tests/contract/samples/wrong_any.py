@@ -14,6 +14,7 @@ def build(trt: Any, logger: Any, graph: bytes) -> bytes:
     network = _checked(builder.create_network(0))
     parser = trt.OnnxParser(network, logger)
     parser.parse_graph(graph)  # no type: all
+    print([parser.get_error(i).descr() for i in range(parser.num_errors)])  # no type: all
     config = _checked(builder.create_builder_config())
     config.set_flag(trt.BuilderFlag.FP16)  # no name: 11  # no type: 11
     config.max_workspace_size = 1  # no type: all
