@@ -1,4 +1,6 @@
-"""float16 layers: which, with which types, and what they do to the results."""
+"""float16 layers: their types, and what they do to the results."""
+
+# ruff: noqa: F401, F811 (fixtures are imported, and are arguments)
 
 from __future__ import annotations
 
@@ -12,26 +14,30 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from segrd_edge.calibration.check import violations
 from segrd_edge.calibration.drift import measure_drift
-from segrd_edge.calibration.graph import OPSET, read_graph, write_graph
-from segrd_edge.calibration.plan import Plan
-from segrd_edge.calibration.quantise import quantise, tensors_to_calibrate
-from segrd_edge.calibration.ranges import observe, to_ranges
+from segrd_edge.calibration.graph import read_graph, write_graph
 from segrd_edge.calibration.session import run_engine, run_graph
 from segrd_edge.errors import ExportError, OptionError
-from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.export.fp16 import round_up, to_fp16
-from segrd_edge.export.fp16_plan import LARGEST_ACTIVATION, Fp16Plan, largest_activations, tensors_to_observe
+from segrd_edge.export.fp16_plan import Fp16Plan, largest_activations
 from segrd_edge.export.frame_graph import build_frame_graph
-from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 
-from ..calibration.conftest import SIZE_HW as SMALL_HW
-from ..calibration.conftest import images as small_images  # noqa: F401  (fixtures)
-from ..calibration.conftest import model as small  # noqa: F401
+from .fp16_graphs import (
+    Images,
+    check_types,
+    destseg_deploy,
+    destseg_largest,
+    frames,
+    in_int8,
+    plan_of,
+    scale_up,
+    small,
+    small_images,
+    small_int8,
+    two_convolutions,
+)
 
-Images = list[npt.NDArray[np.uint8]]
 SUM_AND_RELU = {
     "block.add": "shares a kernel with block.conv2",
     "block.add.relu": "shares a kernel with block.add",
@@ -39,82 +45,11 @@ SUM_AND_RELU = {
 MAP_TOLERANCE = 5e-3  # what NVIDIA's guide compares a converted file with
 
 
-@pytest.fixture(scope="module")
-def frames(small_images: Images) -> Images:  # noqa: F811
-    """Structured images, noise, black, white, and a fine checkerboard."""
-    rows, columns = np.mgrid[: SMALL_HW[0], : SMALL_HW[1]]
-    checkerboard = np.repeat(((rows + columns) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
-    noise = np.random.default_rng(5).integers(0, 256, (*SMALL_HW, 3), np.uint8)
-    return [*small_images[:3], noise, np.zeros_like(noise), np.full_like(noise, 255), checkerboard]
-
-
-@pytest.fixture(scope="module")
-def small_int8(small: onnx.ModelProto, frames: Images) -> onnx.ModelProto:  # noqa: F811
-    return in_int8(small, frames)
-
-
-@pytest.fixture(scope="module")
-def destseg_deploy(destseg_core: onnx.ModelProto) -> onnx.ModelProto:
-    # Without the sigmoid, which random logits of ±10 would saturate: rounding must be visible to be compared.
-    return build_deploy_graph(destseg_core, Preprocess((64, 96)), MapSpec("none", 0, 10))
-
-
-@pytest.fixture(scope="module")
-def destseg_largest(destseg_deploy: onnx.ModelProto, images: Images) -> dict[str, float]:
-    return largest_activations(destseg_deploy, images[:2])
-
-
-def in_int8(model: onnx.ModelProto, images: Images) -> onnx.ModelProto:
-    plan = Plan.of(model)
-    observed = observe(model, tensors_to_calibrate(model, plan), images)
-    return quantise(model, to_ranges(observed.histograms, "max"), plan)
-
-
-def plan_of(model: onnx.ModelProto, images: Images) -> Fp16Plan:
-    return Fp16Plan.of(model, largest_activations(model, images))
-
-
-def scale_up(model: onnx.ModelProto, first: str, second: str, factor: float) -> onnx.ModelProto:
-    """The same function with activations `factor` times as large between two convolutions with a Relu between."""
-    graph = read_graph(model)
-    nodes = {node.name: node for node in graph.nodes}
-    for tensor in nodes[first].inputs[1:]:
-        tensor.values = (tensor.values * factor).astype(np.float32)
-    weight = nodes[second].inputs[1]
-    weight.values = (weight.values / factor).astype(np.float32)
-    return write_graph(graph)
-
-
-def check_types(model: onnx.ModelProto, plan: Fp16Plan) -> None:
-    """Every planned node works in float16, every other one in float32, and every Cast stands at a border."""
-    graph = read_graph(model)
-    nodes = {node.name: node for node in graph.nodes}
-    casts = {f"{tensor}.to_{kind}" for tensor in graph.tensors() for kind in ("fp16", "fp32")} & set(nodes)
-    for name, node in nodes.items():
-        inputs = node.inputs[:1] if node.op == "Resize" else node.inputs  # its scales are float32 in any case
-        floats = {t.dtype for t in (*inputs, *node.outputs) if t.dtype in (np.float16, np.float32)}
-        if name in plan.halved:
-            assert floats == {np.dtype(np.float16)}, name
-        elif name in plan.left_float:
-            assert floats <= {np.dtype(np.float32)}, name
-        elif name in casts:
-            (source,), (result,) = node.inputs, node.outputs
-            assert floats == {np.dtype(np.float16), np.dtype(np.float32)}
-            # No pair of casts that undo each other, no second cast of the same tensor, none in front of Q or behind DQ.
-            assert source.inputs[0].op not in ("Cast", "DequantizeLinear")
-            assert {reader.op for reader in result.outputs}.isdisjoint({"Cast", "QuantizeLinear"})
-            assert [reader.op for reader in source.outputs].count("Cast") == 1
-        else:
-            assert node.op in ("QuantizeLinear", "DequantizeLinear")
-            assert len(floats) == 1, name  # data and scale alike
-    assert violations(model) == []
-
-
 def ports(model: onnx.ModelProto) -> list[tuple[str, Any]]:
     return [(tensor.name, tensor.type) for tensor in (*model.graph.input, *model.graph.output)]
 
 
-def test_types_of_a_float_graph(small: onnx.ModelProto, frames: Images) -> None:  # noqa: F811
+def test_types_of_a_float_graph(small: onnx.ModelProto, frames: Images) -> None:
     plan = plan_of(small, frames)
     half = to_fp16(small, plan)
     check_types(half, plan)
@@ -149,7 +84,7 @@ def test_types_of_an_int8_graph(small_int8: onnx.ModelProto, frames: Images) -> 
     assert wide == narrow
 
 
-def test_float16_gives_nearly_the_float32_map(small: onnx.ModelProto, frames: Images) -> None:  # noqa: F811
+def test_float16_gives_nearly_the_float32_map(small: onnx.ModelProto, frames: Images) -> None:
     half = to_fp16(small, plan_of(small, frames))
     # ONNX's own evaluator really computes in float16, sums included; ONNX Runtime's CPU kernels may compute wider.
     evaluator = ReferenceEvaluator(half)
@@ -165,7 +100,7 @@ def test_float16_gives_nearly_the_float32_map(small: onnx.ModelProto, frames: Im
 
 
 def test_float16_adds_little_to_what_int8_does(
-    small: onnx.ModelProto,  # noqa: F811
+    small: onnx.ModelProto,
     small_int8: onnx.ModelProto,
     frames: Images,
 ) -> None:
@@ -202,7 +137,7 @@ def test_destseg(destseg_deploy: onnx.ModelProto, destseg_largest: dict[str, flo
     assert drift.score_max < 0.01 * largest
 
 
-def test_a_node_with_a_huge_activation_stays_in_float32(small: onnx.ModelProto, frames: Images) -> None:  # noqa: F811
+def test_a_node_with_a_huge_activation_stays_in_float32(small: onnx.ModelProto, frames: Images) -> None:
     loud = scale_up(small, "block.conv1", "block.conv2", 1e5)  # above float16's range as well
     for model in (loud, in_int8(loud, frames)):
         plan = plan_of(model, frames)
@@ -220,34 +155,8 @@ def test_a_node_with_a_huge_activation_stays_in_float32(small: onnx.ModelProto, 
         assert drift.map_max < (MAP_TOLERANCE if model is loud else 0.2)
 
 
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (LARGEST_ACTIVATION * 1.01, "block.conv1.out reaches 517.1, above 512"),
-        (float("nan"), "block.conv1.out reaches nan, above 512"),
-        (3e-5, "block.conv1.out stays below 3e-05, too small for float16"),
-        (LARGEST_ACTIVATION, None),
-        (0.0, None),  # dead
-    ],
-)
-def test_the_limits_of_activations(small: onnx.ModelProto, value: float, reason: str | None) -> None:  # noqa: F811
-    largest = {**dict.fromkeys(tensors_to_observe(small), 1.0), "block.conv1.out": value}
-    plan = Fp16Plan.of(small, largest)
-    assert plan.left_float.get("block.conv1") == reason
-    assert plan.left_float.get("block.conv1.relu") == reason
-    assert "block.conv2" in plan.halved
-
-
-def test_weights_beyond_float16_stay_in_float32(small: onnx.ModelProto) -> None:  # noqa: F811
-    loud = scale_up(small, "block.conv1", "block.conv2", 1e6)
-    plan = Fp16Plan.of(loud, dict.fromkeys(tensors_to_observe(loud), 1.0))
-    assert plan.left_float["block.conv1"].startswith("block.conv1.weight reaches ")
-    assert "block.conv2" in plan.halved  # small weights round to less, which harms nothing
-    check_types(to_fp16(loud, plan), plan)
-
-
 def test_int8_weights_keep_their_values_where_float16_scales_lose_digits(
-    small: onnx.ModelProto,  # noqa: F811
+    small: onnx.ModelProto,
     frames: Images,
 ) -> None:
     graph = read_graph(small)
@@ -294,25 +203,6 @@ def test_a_pair_with_readers_of_both_kinds_is_dequantised_twice(small_int8: onnx
     assert drift.map_cosine_min > 0.99
 
 
-def two_convolutions(preprocess: Preprocess) -> onnx.ModelProto:
-    """A deploy graph whose first convolution and ReLU can be in float16."""
-    height, width = preprocess.size_hw
-    images = gs.Variable("images", np.float32, (1, 3, height, width))
-    inner, active = gs.Variable("inner", np.float32), gs.Variable("active", np.float32)
-    raw = gs.Variable("raw", np.float32, (1, 1, height // 4, width // 4))
-    rng = np.random.default_rng(8)
-    weights = [gs.Constant(f"w{i}", rng.normal(0, 0.2, s).astype(np.float32)) for i, s in enumerate([(8, 3), (1, 8)])]
-    for weight in weights:
-        weight.values = weight.values[:, :, None, None] * np.ones((2, 2), np.float32)
-    nodes = [
-        gs.Node("Conv", "first", {"strides": [2, 2]}, [images, weights[0]], [inner]),
-        gs.Node("Relu", "relu", {}, [inner], [active]),
-        gs.Node("Conv", "last", {"strides": [2, 2]}, [active, weights[1]], [raw]),
-    ]
-    core = write_graph(gs.Graph(nodes, [images], [raw], opset=OPSET))
-    return build_deploy_graph(core, preprocess, MapSpec("sigmoid", 0, 10))
-
-
 def test_frame_graph_and_float16_commute(images: Images) -> None:
     preprocess, frame_hw = Preprocess((64, 96), fit="letterbox"), (150, 200)
     deploy = two_convolutions(preprocess)
@@ -334,7 +224,7 @@ def test_frame_graph_and_float16_commute(images: Images) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_does_not_fit_is_refused(small: onnx.ModelProto, frames: Images) -> None:  # noqa: F811
+def test_what_does_not_fit_is_refused(small: onnx.ModelProto, frames: Images) -> None:
     largest = largest_activations(small, frames)
     plan = Fp16Plan.of(small, largest)
     half = to_fp16(small, plan)
@@ -355,47 +245,3 @@ def test_what_does_not_fit_is_refused(small: onnx.ModelProto, frames: Images) ->
     graph.tensors()["raw"].name = "logits"
     with pytest.raises(ExportError, match="no tensor `raw`"):
         Fp16Plan.of(write_graph(graph), largest)
-
-
-def test_tensorrt_rtx_runs_every_planned_convolution_in_float16(
-    small: onnx.ModelProto,  # noqa: F811
-    frames: Images,
-) -> None:
-    plan = plan_of(small, frames)
-    dtypes = rtx_dtypes(to_fp16(small, plan))
-    assert {name: dtypes[name] for name in convolutions(small)} == {
-        name: "Half" if name in plan.halved else "Float" for name in convolutions(small)
-    }
-
-
-def test_tensorrt_rtx_runs_int8_beside_float16(
-    small: onnx.ModelProto,  # noqa: F811
-    small_int8: onnx.ModelProto,
-    frames: Images,
-) -> None:
-    dtypes = rtx_dtypes(to_fp16(small_int8, plan_of(small_int8, frames)))
-    quantised = set(Plan.of(small).quantised)
-    assert {name for name in convolutions(small) if dtypes[name] == "Int8"} == quantised
-    assert {name for name in convolutions(small) if dtypes[name] == "Half"} == {"head.pooled", "head.depthwise"}
-
-
-def test_tensorrt_rtx_builds_destseg(destseg_deploy: onnx.ModelProto, destseg_largest: dict[str, float]) -> None:
-    dtypes = rtx_dtypes(to_fp16(destseg_deploy, Fp16Plan.of(destseg_deploy, destseg_largest)))
-    floats = {name for name in convolutions(destseg_deploy) if dtypes[name] != "Half"}
-    assert floats == {"deploy.normalise", "head.out.1"}
-
-
-def convolutions(model: onnx.ModelProto) -> set[str]:
-    return {node.name for node in model.graph.node if node.op_type == "Conv"}
-
-
-def rtx_dtypes(model: onnx.ModelProto) -> dict[str, str]:
-    """Convolution → TensorRT's name of the type that its kernel reads, in an engine of TensorRT-RTX, strongly typed."""
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-    from segrd_edge.tensorrt.build import build
-
-    # Generated kernels ("kgen") do the element-wise rest of a layer: bias, ReLU, the next layer's Q.
-    layers = [
-        layer for layer in build(model.SerializeToString(), flavour="tensorrt-rtx").layers if layer.kind != "kgen"
-    ]
-    return {node: layer.input_dtypes[0] for layer in layers for node in layer.onnx_nodes}
