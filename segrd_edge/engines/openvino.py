@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .base import Engine, EngineOutput, Port, Ports
 from .openvino_uint8 import use_uint8_activations
+from .signal_stack import signal_stack_kept
 
 _DTYPES = {"u8": "uint8", "f32": "float32"}
 
@@ -33,11 +34,12 @@ class OpenVinoEngine(Engine):
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         try:
-            core = openvino.Core()
-            model = core.read_model(graph)
-            use_uint8_activations(model)
-            compiled = core.compile_model(model, "CPU", options)
-            self._request: Any = compiled.create_infer_request()
+            with signal_stack_kept():
+                core = openvino.Core()
+                model = core.read_model(graph)
+                use_uint8_activations(model)
+                compiled = core.compile_model(model, "CPU", options)
+                self._request: Any = compiled.create_infer_request()
         except RuntimeError as error:
             raise self._graph_error("load", error) from error
         return Ports(_ports(compiled.inputs), _ports(compiled.outputs))
@@ -60,7 +62,8 @@ class OpenVinoEngine(Engine):
 
     def _unload(self) -> None:
         del self._score, self._map  # views into the request's memory go before the request
-        del self._request
+        with signal_stack_kept():
+            del self._request
 
 
 def _ports(nodes: list[Any]) -> dict[str, Port]:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +110,24 @@ def test_an_unknown_engine_lists_the_known(deploy_graph: Callable[..., bytes]) -
 def test_threads_below_one_are_refused(name: str, deploy_graph: Callable[..., bytes]) -> None:
     with pytest.raises(OptionError, match="threads=0"):
         engines.create(name, deploy_graph(), threads=0)
+
+
+def test_ctrl_c_after_two_openvino_engines_is_no_crash(deploy_graph: Callable[..., bytes], tmp_path: Path) -> None:
+    """In a process of its own, because what it must not do is end it."""
+    (tmp_path / "graph.onnx").write_bytes(deploy_graph())
+    script = """
+import signal, sys
+from pathlib import Path
+from segrd_edge import engines
+graph = Path(sys.argv[1]).read_bytes()
+first, second = (engines.create("openvino", graph) for _ in range(2))
+first.close()
+second.close()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "graph.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
