@@ -11,7 +11,7 @@ BIN     := $(VENV)/bin
 DEMO    ?= demo
 PHOTOS  ?= $(DEMO)/photos
 FRAMES  ?= $(DEMO)/photos/frames
-MINUTES ?= 3.5
+MINUTES ?= 3.3
 SIZE    ?= 192
 
 .PHONY: demo test lint types tests contract install clean
