@@ -18,7 +18,9 @@ _METRICS = ("image_auroc", "pixel_ap", "aupro")
 def command(
     run: Annotated[Path, typer.Argument(help="The run's folder, as segrd-train wrote it.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="The bundle to write; default is the run's name.segrd.")] = None,
-    int8: Annotated[bool, typer.Option("--int8/--no-int8", help="Add an INT8 graph, the new default.")] = True,
+    int8: Annotated[
+        bool, typer.Option("--int8/--no-int8", help="Add an INT8 graph; the default where it stays close to fp32.")
+    ] = True,
     data: Annotated[Path | None, typer.Option(help="Where the run's photographs are now.")] = None,
     calibration_images: Annotated[int, typer.Option(help="Frames that set the INT8 scales.")] = 64,
     int8_scope: Annotated[str, typer.Option(help="What INT8 covers: auto, all, no-fine, no-decoder or head.")] = "auto",
