@@ -43,8 +43,8 @@ class Contender(Protocol):
     def inspect(self, frame: Pixels) -> Sample:
         """A frame (uint8 H×W×3 BGR) all the way to the verdict."""
 
-    def run_bare(self, image: Pixels) -> None:
-        """The engine alone, on a network image that is ready (uint8 1×h×w×3 BGR)."""
+    def run_bare(self, frame: Pixels, image: Pixels) -> None:
+        """The engine alone, on a frame or its network image that is ready (uint8 h×w×3 BGR), whichever it takes."""
 
     def close(self) -> None: ...
 
@@ -64,8 +64,8 @@ class DetectorContender:
         stages_ms = {stage: inspection.timings_ms[stage] for stage in ("preprocess", "engine", "postprocess")}
         return Sample(total_ms, stages_ms, inspection.score, inspection.is_defect)
 
-    def run_bare(self, image: Pixels) -> None:
-        self._detector.run_engine(image)
+    def run_bare(self, frame: Pixels, image: Pixels) -> None:
+        self._detector.run_engine(frame if self._detector.takes_frames else image)
 
     def close(self) -> None:
         self._detector.close()
@@ -99,7 +99,7 @@ class TorchContender:
 
     def inspect(self, frame: Pixels) -> Sample:
         start = perf_counter()
-        image = self._run.preprocess.resize(frame)[np.newaxis]
+        image = self._run.preprocess.resize(frame)
         prepared = perf_counter()
         maps, scores = self._forward(image)
         executed = perf_counter()
@@ -114,7 +114,7 @@ class TorchContender:
         }
         return Sample((end - start) * 1e3, stages_ms, score, is_defect)
 
-    def run_bare(self, image: Pixels) -> None:
+    def run_bare(self, frame: Pixels, image: Pixels) -> None:
         self._forward(image)
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class TorchContender:
 
         run = self._run
         with self._torch.inference_mode():
-            raw = run.model(normalise(self._torch.from_numpy(image), run.preprocess))
+            raw = run.model(normalise(self._torch.from_numpy(image[np.newaxis]), run.preprocess))
             maps = anomaly_map(raw, run.map_spec, run.preprocess.size_hw)
             return maps, anomaly_score(maps, run.map_spec)
 

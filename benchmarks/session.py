@@ -66,8 +66,8 @@ class ContenderLog:
         self.samples.append(sample)
         self.latest[number] = sample
 
-    def run_bare(self, image: Pixels) -> None:
-        self.bare_ms.append(_timed_ms(lambda: self.contender.run_bare(image)))
+    def run_bare(self, frame: Pixels, image: Pixels) -> None:
+        self.bare_ms.append(_timed_ms(lambda: self.contender.run_bare(frame, image)))
 
     def summarise(self, reference: ContenderLog | None) -> ContenderLatency:
         """The figures, relative to `reference`."""
@@ -118,7 +118,7 @@ class Session:
         self.other_cpu: list[float | None] = []  # per round
         self._frames = frames
         self._resize = preprocess.resize
-        self._images = [preprocess.resize(frame)[np.newaxis] for frame in frames]
+        self._images = [preprocess.resize(frame) for frame in frames]
 
     def add(self, load: Callable[[], Contender]) -> Contender:
         """Load a contender and let it inspect its first frame.
@@ -148,8 +148,8 @@ class Session:
         frame, image = self._frames[number], self._images[number]
         wait_until_idle()
         for _ in range(_UNTIMED_RUNS):
-            log.contender.run_bare(image)
-        steps = [partial(log.inspect, number, frame), partial(log.run_bare, image)]
+            log.contender.run_bare(frame, image)
+        steps = [partial(log.inspect, number, frame), partial(log.run_bare, frame, image)]
         if backwards:
             steps.reverse()
         for step in steps:

@@ -37,7 +37,7 @@ def run_engine(
     loaded = engines.create(engine, model.SerializeToString())
     try:
         for image in images_bgr_u8:
-            output = loaded.run(image[None])
+            output = loaded.run(image)
             yield EngineOutput(output.score, output.anomaly_map.copy())
     finally:
         loaded.close()

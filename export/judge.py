@@ -62,7 +62,7 @@ def judge(
 
 def _predictor(engine: engines.Engine, preprocess: Preprocess) -> Predictor:
     def predict(frame: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
-        output = engine.run(preprocess.resize(frame)[None])
+        output = engine.run(preprocess.resize(frame))
         return output.anomaly_map.copy(), output.score  # the engine overwrites its own map
 
     return predict

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from .errors import BundleError, OptionError
-from .manifest import SCHEMA_VERSION, Manifest
+from .manifest import SCHEMA_VERSION, Manifest, Precision
 
 SUFFIX = ".segrd"
 MANIFEST = "manifest.json"
@@ -85,13 +85,20 @@ class Bundle:
         Raises:
             OptionError: the bundle has no graph of this precision.
         """
-        graphs = self.manifest.graphs
-        for name, record in graphs.items():
-            if name == precision:
-                return self.read(record.file)
+        return self.read(self.manifest.graphs[self.precision(precision)].file)
+
+    def precision(self, name: str) -> Precision:
+        """`name`, if the bundle has a graph of this precision.
+
+        Raises:
+            OptionError: it has none.
+        """
+        for precision in self.manifest.graphs:
+            if precision == name:
+                return precision
         raise OptionError(
-            f"{self.path}: no {precision} graph",
-            expected="one of " + ", ".join(graphs),
+            f"{self.path}: no {name} graph",
+            expected="one of " + ", ".join(self.manifest.graphs),
             fix="export again with that precision, for example segrd-export --int8",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -15,25 +15,26 @@ import numpy.typing as npt
 
 from . import engines
 from .bundle import Bundle
-from .errors import EngineError, OptionError
+from .counting import Counting
+from .engines import EngineOptions, EngineOutput
+from .engines.base import Memory
+from .errors import EngineError, FrameError, OptionError
 from .frames import PixelOrder, as_frame
 from .inspection import Inspection, Region
-from .manifest import Precision
+from .keep_warm import KeepWarm
 from .mapspec import MapSpec
 from .preprocess import Placement, Preprocess
 from .regions import find_regions
-
-# How far a golden score may move from ONNX Runtime's at export. Engines order float sums differently; with INT8 a
-# rounding tie can also fall the other way, and the teacher-student difference carries that on.
-SELF_TEST_TOLERANCE: dict[str, float] = {"fp32": 1e-3, "fp16": 1e-2, "mixed": 0.05, "int8": 0.05}
+from .selftest import SelfTest, self_test
 
 
-class SelfTest(NamedTuple):
-    """What `Detector.self_test` found."""
+class _Prepared(NamedTuple):
+    """A frame on its way into the engine."""
 
-    frames: int
-    max_score_difference: float
-    tolerance: float
+    item: npt.NDArray[np.uint8]  # what the graph takes: the network image, or the frame itself
+    placement: Placement
+    counted: npt.NDArray[np.bool_] | None  # network pixels that count; None: all
+    preprocess_ms: float
 
 
 class Detector:
@@ -43,27 +44,30 @@ class Detector:
             inspection = detector.inspect(frame)
 
     Results never share memory with the engine or with each other, and equal frames give equal results. Safe to call
-    from several threads: preprocessing and postprocessing run in the caller's thread, and one lock lets one frame at
-    a time through the engine, which uses all processor cores anyway.
+    from several threads: preprocessing and postprocessing run in the caller's thread, and one lock lets one run at a
+    time through the engine, which uses the whole processor or GPU anyway.
 
     Args:
         bundle: a `.segrd` file, or an opened `Bundle`.
-        engine: "auto" (the fastest installed), "openvino" or "onnxruntime".
-        precision: "auto" (the bundle's default, or fp32 where the engine runs INT8 slower than that), or one of the
-            bundle's own.
+        engine: "auto" (the fastest that works here), or one of `segrd_edge.engines.ENGINES`: "tensorrt", say, or
+            "openvino". TensorRT's are built from the bundle at the first start, which takes minutes, and kept in the
+            user's cache folder; `segrd-build` does it ahead of time.
+        precision: "auto" (the engine's choice, see `Engine.open`), or one of the bundle's own.
         threshold: scores at or above it are defects; None is the threshold that the bundle states for the precision.
         min_area_px: with a value above 0, a frame is a defect only if a region of at least this many frame pixels
             remains; smaller regions are not reported.
         roi_xywh: region of interest in frame pixels (left, top, width, height); nothing outside counts.
         ignore_mask: H×W bool or uint8 of the frame's size; pixels that are not zero do not count.
         mm_per_px: size of a frame pixel in mm, for areas in mm².
-        threads: processor threads of one engine run; None is the engine's own choice.
         pixel_order: channel order of the frames, "bgr" (OpenCV, most cameras) or "rgb".
         value_range: (black, white) of 16-bit frames; None takes the bundle's, if it has one.
+        threads, memory, cuda_graph, device: see `segrd_edge.engines.EngineOptions`.
+        keep_warm_ms: for triggered lines, where the first frame after an idle gap is the slow one: run the engine
+            whenever no frame came for this many milliseconds. None: do not.
 
     Raises:
         BundleError: the bundle is damaged, edited or foreign.
-        EngineError: the engine is missing or cannot load the graph.
+        EngineError: the engine is missing, or cannot load or build the graph.
         OptionError: an argument that cannot work.
     """
 
@@ -78,9 +82,13 @@ class Detector:
         roi_xywh: tuple[int, int, int, int] | None = None,
         ignore_mask: npt.NDArray[Any] | None = None,
         mm_per_px: float | None = None,
-        threads: int | None = None,
         pixel_order: PixelOrder = "bgr",
         value_range: tuple[int, int] | None = None,
+        threads: int | None = None,
+        memory: Memory = "auto",
+        cuda_graph: bool = True,
+        device: int = 0,
+        keep_warm_ms: float | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         manifest = self.bundle.manifest
@@ -88,22 +96,25 @@ class Detector:
         self._map_spec = MapSpec(**manifest.map_spec)
         self._min_area_px = _positive("min_area_px", min_area_px, or_zero=True)
         self._mm_per_px = None if mm_per_px is None else _positive("mm_per_px", mm_per_px)
-        self._counting = _Counting(roi_xywh, ignore_mask)
+        self._counting = Counting(roi_xywh, ignore_mask)
         self.pixel_order = _pixel_order(pixel_order)
         self.value_range = value_range or self.preprocess.value_range
+        own_threshold = None if threshold is None else _finite("threshold", threshold)
 
-        engine_class = engines.engine_class(engine)
-        self.precision = _choose_precision(self.bundle, precision, engine_class)
-        recorded = manifest.graphs[self.precision].threshold.value
-        self.threshold = recorded if threshold is None else _finite("threshold", threshold)
-        self._engine = engine_class(self.bundle.graph(self.precision), threads=threads)
+        options = EngineOptions(threads=threads, memory=memory, cuda_graph=cuda_graph, device=device)
+        self._engine, self.precision = engines.engine_class(engine).open(self.bundle, precision, options)
         self._lock = Lock()
-        if self._engine.size_hw != self.preprocess.size_hw:
-            raise EngineError(
-                f"{self.bundle.path}: the {self.precision} graph takes {self._engine.size_hw} pixels (height, width)",
-                expected=f"{self.preprocess.size_hw}, as the manifest's preprocessing gives",
-                fix="export the bundle again",
-            )
+        self._keep_warm: KeepWarm | None = None
+        try:
+            recorded = manifest.graphs[self.precision].threshold.value
+            self.threshold = recorded if own_threshold is None else own_threshold
+            self._check_size()
+            if keep_warm_ms is not None:
+                blank = np.zeros((*self._engine.input_hw, 3), np.uint8)
+                self._keep_warm = KeepWarm(self._lock, lambda: self._engine.run(blank), keep_warm_ms)
+        except BaseException:
+            self._engine.close()
+            raise
 
     @property
     def engine(self) -> str:
@@ -115,12 +126,23 @@ class Detector:
         """Version of the package behind the engine."""
         return self._engine.version()
 
+    @property
+    def batch(self) -> int:
+        """How many frames one run of the engine takes."""
+        return self._engine.batch
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether the graph does the resize and takes whole frames of one size (`segrd-export --frame`)."""
+        return self._engine.takes_frames
+
     def inspect(self, frame: npt.NDArray[Any]) -> Inspection:
         """Inspect one frame.
 
         Args:
             frame: uint8 H×W×3 (in `pixel_order`) or H×W grey, any size and memory layout; uint16 where a value range
-                is stated. It is not changed and not kept.
+                is stated. It is not changed and not kept. Where the graph takes whole frames (`segrd-export --frame`)
+                the size is fixed.
 
         Returns:
             An `Inspection` that owns its memory. `timings_ms["total"]` includes waiting for other threads.
@@ -130,14 +152,111 @@ class Detector:
             OptionError: the region of interest or the ignore mask does not fit a frame of this size.
             EngineError: the Detector is closed, or the engine failed.
         """
+        return self.inspect_batch([frame])[0]
+
+    def inspect_batch(self, frames: Sequence[npt.NDArray[Any]]) -> list[Inspection]:
+        """Inspect frames that belong together, of several cameras, say: as many as `batch` share a run of the engine.
+
+        Args:
+            frames: each as `inspect` takes it; they may differ in size.
+
+        Returns:
+            One `Inspection` for each, in order. `timings_ms["engine"]` is that of the shared run; "total" is the time
+            from the call to this frame's verdict.
+
+        Raises:
+            As `inspect`; then there is no result for any frame.
+        """
+        start = perf_counter()
+        prepared = [self._prepare(frame) for frame in frames]
+        inspections = []
+        for first in range(0, len(prepared), self.batch):
+            run = prepared[first : first + self.batch]
+            outputs, engine_ms = self._run([item.item for item in run])
+            inspections += [
+                self._conclude(item, output, engine_ms, start) for item, output in zip(run, outputs, strict=True)
+            ]
+        return inspections
+
+    def inspect_many(self, frames: Iterable[npt.NDArray[Any]]) -> Iterator[Inspection]:
+        """Inspect frames one after the other, lazily: a list, a generator, or an array N×H×W×3."""
+        return (self.inspect(frame) for frame in frames)
+
+    def run_engine(self, image: npt.NDArray[np.uint8]) -> EngineOutput:
+        """The engine alone: what the cost of `inspect` is measured against.
+
+        Args:
+            image: a network image (uint8 h×w×3 BGR), or a frame where `takes_frames`.
+
+        The map may be the engine's own buffer, valid until its next run.
+        """
+        with self._lock:
+            return self._engine.run(image)
+
+    def self_test(self) -> SelfTest:
+        """Run the bundle's golden images and compare with what is stored; see `segrd_edge.selftest`.
+
+        Raises:
+            EngineError: the engine computes something else, so that the threshold does not hold on this machine.
+        """
+        with self._lock:
+            return self_test(self._engine, self.bundle, self.precision)
+
+    def close(self) -> None:
+        """Free the engine, after a run in progress. A second call does nothing."""
+        if self._keep_warm is not None:
+            self._keep_warm.close()
+        with self._lock:
+            self._engine.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_size(self) -> None:
+        if self._engine.size_hw != self.preprocess.size_hw:
+            raise EngineError(
+                f"{self.bundle.path}: the {self.precision} graph takes {self._engine.size_hw} pixels (height, width)",
+                expected=f"{self.preprocess.size_hw}, as the manifest's preprocessing gives",
+                fix="export the bundle again",
+            )
+
+    def _prepare(self, frame: npt.NDArray[Any]) -> _Prepared:
         start = perf_counter()
         frame_bgr = as_frame(frame, pixel_order=self.pixel_order, value_range=self.value_range)
-        placement = self.preprocess.placement((frame_bgr.shape[0], frame_bgr.shape[1]))
+        frame_hw = (frame_bgr.shape[0], frame_bgr.shape[1])
+        if self._engine.takes_frames and frame_hw != self._engine.input_hw:
+            expected_hw = self._engine.input_hw
+            raise FrameError(
+                f"a frame of {frame_hw[1]}×{frame_hw[0]} pixels (width×height)",
+                expected=f"{expected_hw[1]}×{expected_hw[0]}, the size that the graph was exported for",
+                fix=f"export with --frame {frame_hw[1]}x{frame_hw[0]}, or without --frame for frames of any size",
+            )
+        placement = self.preprocess.placement(frame_hw)
         counted = self._counting.at_network_size(placement)
-        image = self.preprocess.resize(frame_bgr)[np.newaxis]
-        prepared = perf_counter()
-        score, anomaly_map, engine_ms = self._run(image)
+        item = frame_bgr if self._engine.takes_frames else self.preprocess.resize(frame_bgr)
+        return _Prepared(item, placement, counted, (perf_counter() - start) * 1e3)
+
+    def _run(self, items: list[npt.NDArray[np.uint8]]) -> tuple[list[EngineOutput], float]:
+        """Scores and maps (copies), and milliseconds of the engine's run."""
+        with self._lock:
+            start = perf_counter()
+            outputs = self._engine.run_batch(items)
+            engine_ms = (perf_counter() - start) * 1e3
+            outputs = [EngineOutput(output.score, output.anomaly_map.copy()) for output in outputs]
+        if self._keep_warm is not None:
+            self._keep_warm.frame_came()
+        return outputs, engine_ms
+
+    def _conclude(self, prepared: _Prepared, output: EngineOutput, engine_ms: float, start: float) -> Inspection:
+        """Score and map → verdict and regions."""
         executed = perf_counter()
+        placement, counted = prepared.placement, prepared.counted
+        score, anomaly_map = output
         if counted is not None:
             score = self._map_spec.score(anomaly_map[counted])
         if not math.isfinite(score):  # NaN would compare as good
@@ -146,7 +265,7 @@ class Detector:
         is_defect = score >= self.threshold and (bool(regions) or self._min_area_px == 0)
         end = perf_counter()
         timings_ms = {
-            "preprocess": (prepared - start) * 1e3,
+            "preprocess": prepared.preprocess_ms,
             "engine": engine_ms,
             "postprocess": (end - executed) * 1e3,
             "total": (end - start) * 1e3,
@@ -160,61 +279,6 @@ class Detector:
             regions=regions,
             timings_ms=timings_ms,
         )
-
-    def inspect_many(self, frames: Iterable[npt.NDArray[Any]]) -> Iterator[Inspection]:
-        """Inspect frames one after the other, lazily: a list, a generator, or a batch N×H×W×3."""
-        return (self.inspect(frame) for frame in frames)
-
-    def run_engine(self, image: npt.NDArray[np.uint8]) -> engines.EngineOutput:
-        """The engine alone on a network image (uint8 1×h×w×3 BGR): what the cost of `inspect` is measured against.
-
-        The map may be the engine's own buffer, valid until its next run.
-        """
-        with self._lock:
-            return self._engine.run(image)
-
-    def self_test(self) -> SelfTest:
-        """Run the bundle's golden images and compare their scores with those stored at export.
-
-        Raises:
-            EngineError: a score differs by more than `SELF_TEST_TOLERANCE` of the precision, so that the threshold
-                does not hold on this machine.
-        """
-        golden = self.bundle.golden()
-        expected = golden[f"score_{self.precision}"]
-        scores = [self._run(image[np.newaxis])[0] for image in golden["images"]]
-        difference = float(np.abs(np.array(scores) - expected).max())
-        tolerance = SELF_TEST_TOLERANCE[self.precision]
-        if not difference <= tolerance:  # NaN fails too
-            raise EngineError(
-                f"{self.engine} {self.engine_version} gives golden scores that differ by {difference:.4f} at "
-                f"{self.precision}",
-                expected=f"at most {tolerance} from the scores stored at export",
-                fix="try another engine or precision, for example precision='fp32'; report it with segrd-doctor --json",
-            )
-        return SelfTest(len(scores), difference, tolerance)
-
-    def close(self) -> None:
-        """Free the engine, after a run in progress. A second call does nothing."""
-        with self._lock:
-            self._engine.close()
-
-    def __enter__(self) -> Detector:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _run(self, image: npt.NDArray[np.uint8]) -> tuple[float, npt.NDArray[np.float32], float]:
-        """Score, map (a copy) and milliseconds of one engine run."""
-        with self._lock:
-            start = perf_counter()
-            score, view = self._engine.run(image)
-            engine_ms = (perf_counter() - start) * 1e3
-            anomaly_map = view.copy()
-        return score, anomaly_map, engine_ms
 
     def _regions(
         self, anomaly_map: npt.NDArray[np.float32], placement: Placement, counted: npt.NDArray[np.bool_] | None
@@ -231,84 +295,10 @@ class Detector:
         )
 
 
-class _Counting:
-    """Which network pixels count, worked out once per frame size."""
-
-    def __init__(self, roi_xywh: tuple[int, int, int, int] | None, ignore_mask: npt.NDArray[Any] | None) -> None:
-        if roi_xywh is not None and (len(roi_xywh) != 4 or min(roi_xywh[:2]) < 0 or min(roi_xywh[2:]) < 1):
-            raise OptionError(
-                f"roi_xywh={roi_xywh}", expected="left >= 0, top >= 0, width >= 1, height >= 1, in frame pixels"
-            )
-        if ignore_mask is not None and not _is_mask(ignore_mask):
-            raise OptionError(
-                f"an ignore mask of dtype {ignore_mask.dtype} and shape {ignore_mask.shape}",
-                expected="bool or uint8, H×W of the frame's size; not zero where the frame is to be ignored",
-            )
-        self._roi_xywh = roi_xywh
-        self._ignored = None if ignore_mask is None else ignore_mask != 0  # a copy: the caller's may change
-        self._latest: tuple[Placement, npt.NDArray[np.bool_]] | None = None
-
-    def at_network_size(self, placement: Placement) -> npt.NDArray[np.bool_] | None:
-        """Bool h×w, or None where every pixel counts. Not to be written to."""
-        if self._roi_xywh is None and self._ignored is None:
-            return None
-        latest = self._latest  # read once: another thread may replace it
-        if latest is None or latest[0] != placement:
-            latest = placement, placement.mask_to_network(self._in_frame(placement.frame_hw))
-            if not latest[1].any():
-                raise OptionError(
-                    "the region of interest and the ignore mask leave no pixel to inspect",
-                    expected=f"at least one pixel of the network's {placement.size_hw} (height, width)",
-                    fix="enlarge the region of interest, or train with a larger --size",
-                )
-            self._latest = latest
-        return latest[1]
-
-    def _in_frame(self, frame_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
-        counted = np.ones(frame_hw, bool)
-        if self._roi_xywh is not None:
-            left, top, width, height = self._roi_xywh
-            if left + width > frame_hw[1] or top + height > frame_hw[0]:
-                raise OptionError(
-                    f"roi_xywh={self._roi_xywh} reaches outside a frame of {frame_hw[1]}×{frame_hw[0]} pixels",
-                    expected=f"left + width <= {frame_hw[1]} and top + height <= {frame_hw[0]}",
-                )
-            counted[...] = False
-            counted[top : top + height, left : left + width] = True
-        if self._ignored is not None:
-            if self._ignored.shape != frame_hw:
-                raise OptionError(
-                    "an ignore mask of {1}×{0} pixels".format(*self._ignored.shape)
-                    + f" for a frame of {frame_hw[1]}×{frame_hw[0]}",
-                    expected="a mask of the frame's own size",
-                )
-            counted &= ~self._ignored
-        return counted
-
-
-def _choose_precision(bundle: Bundle, wanted: str, engine_class: type[engines.Engine]) -> Precision:
-    manifest = bundle.manifest
-    if wanted == "auto":
-        slow_int8 = manifest.default_precision in ("int8", "mixed") and not engine_class.int8_is_faster
-        return "fp32" if slow_int8 and "fp32" in manifest.graphs else manifest.default_precision
-    for name in manifest.graphs:
-        if name == wanted:
-            return name
-    raise OptionError(
-        f"{bundle.path}: no {wanted} graph",
-        expected="auto, " + ", ".join(manifest.graphs),
-        fix="export again with that precision, for example segrd-export --int8",
-    )
-
-
 def _pixel_order(pixel_order: PixelOrder) -> PixelOrder:
     if pixel_order not in ("bgr", "rgb"):
         raise OptionError(f"pixel_order={pixel_order!r}", expected="'bgr' or 'rgb'")
     return pixel_order
-
-
-def _is_mask(mask: npt.NDArray[Any]) -> bool:
-    return mask.ndim == 2 and mask.dtype in (np.bool_, np.uint8)
 
 
 def _finite(name: str, value: float) -> float:

@@ -106,9 +106,9 @@ def run_tiny_graph(name: str) -> str:
 
     from . import engines
 
-    image = np.random.default_rng(0).integers(0, 256, (1, *_TINY_SIZE_HW, 3), np.uint8)
-    expected = image[0].max(axis=2) / np.float32(255)
-    engine = engines.create(name, TINY_GRAPH, threads=1)
+    image = np.random.default_rng(0).integers(0, 256, (*_TINY_SIZE_HW, 3), np.uint8)
+    expected = image.max(axis=2) / np.float32(255)
+    engine = engines.create(name, TINY_GRAPH, engines.EngineOptions(threads=1))
     score, anomaly_map = engine.run(image)
     difference = max(float(np.abs(anomaly_map - expected).max()), abs(score - float(expected.max())))
     if not difference < 1e-6:

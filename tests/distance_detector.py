@@ -21,6 +21,7 @@ from segrd_edge.engines.onnxruntime import OnnxRuntimeEngine
 from segrd_edge.manifest import Manifest
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
+from segrd_edge.selftest import golden_frame
 
 SIZE_HW = (64, 96)
 TOP_PIXELS = 20
@@ -75,7 +76,15 @@ def paint(frame_hw: tuple[int, int], *boxes_xywh: tuple[int, int, int, int]) -> 
     return frame
 
 
-def _deploy_graph(size_hw: tuple[int, int] = SIZE_HW, *, int8: bool = False, output: str = "anomaly_map") -> bytes:
+def _deploy_graph(
+    size_hw: tuple[int, int] = SIZE_HW,
+    *,
+    int8: bool = False,
+    output: str = "anomaly_map",
+    batch: int = 1,
+    shrink: int | None = None,
+) -> bytes:
+    """`shrink`: take frames of that many times the network size, and average the pixels in the graph."""
     from onnx import TensorProto, helper
 
     def tensor(name: str, values: Any, kind: int = TensorProto.FLOAT) -> Any:
@@ -86,13 +95,21 @@ def _deploy_graph(size_hw: tuple[int, int] = SIZE_HW, *, int8: bool = False, out
     constants = [
         tensor("part", PART_BGR),
         tensor("white", 255.0),
-        tensor("flat", [1, height * width], TensorProto.INT64),
+        tensor("flat", [batch, height * width], TensorProto.INT64),
         tensor("top", [TOP_PIXELS], TensorProto.INT64),
         tensor("scale", 1 / 127),
         tensor("zero", 0, TensorProto.INT8),
     ]
-    nodes = [
-        helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+    name, factor = ("image", 1) if shrink is None else ("frame", shrink)
+    nodes = [helper.make_node("Cast", [name], ["levels" if shrink is None else "bytes"], to=TensorProto.FLOAT)]
+    if shrink is not None:
+        nodes += [
+            helper.make_node("Transpose", ["bytes"], ["planes"], perm=[0, 3, 1, 2]),
+            helper.make_node("AveragePool", ["planes"], ["means"], kernel_shape=[factor] * 2, strides=[factor] * 2),
+            helper.make_node("Round", ["means"], ["whole"]),
+            helper.make_node("Transpose", ["whole"], ["levels"], perm=[0, 2, 3, 1]),
+        ]
+    nodes += [
         helper.make_node("Sub", ["levels", "part"], ["signed"]),
         helper.make_node("Abs", ["signed"], ["distance"]),
         helper.make_node("ReduceMean", ["distance"], ["mean"], axes=[3], keepdims=0),
@@ -111,10 +128,10 @@ def _deploy_graph(size_hw: tuple[int, int] = SIZE_HW, *, int8: bool = False, out
     graph = helper.make_graph(
         nodes,
         "distance",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, height, width, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.UINT8, [batch, factor * height, factor * width, 3])],
         [
-            helper.make_tensor_value_info("score", TensorProto.FLOAT, [1]),
-            helper.make_tensor_value_info(output, TensorProto.FLOAT, [1, height, width]),
+            helper.make_tensor_value_info("score", TensorProto.FLOAT, [batch]),
+            helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, height, width]),
         ],
         constants,
     )
@@ -175,7 +192,9 @@ def _manifest_fields(**changes: Any) -> dict[str, Any]:
 def _make_bundle(path: Path, *, graphs: dict[str, bytes] | None = None, **changes: Any) -> Path:
     graphs = graphs or {"fp32": _deploy_graph(), "int8": _deploy_graph(int8=True)}
     members = {f"graphs/{name}.onnx": graph for name, graph in graphs.items()}
-    write_bundle(path, Manifest(**_manifest_fields(**changes)), {**members, "golden.npz": _golden(graphs)})
+    fields = _manifest_fields(**changes)
+    fields["graphs"] = {name: record for name, record in fields["graphs"].items() if name in graphs}
+    write_bundle(path, Manifest(**fields), {**members, "golden.npz": _golden(graphs)})
     return path
 
 
@@ -184,7 +203,9 @@ def _golden(graphs: dict[str, bytes]) -> bytes:
     arrays: dict[str, np.ndarray] = {"images": images}
     for name, graph in graphs.items():
         engine = OnnxRuntimeEngine(graph)
-        outputs = [engine.run(image[np.newaxis]) for image in images]
+        preprocess = Preprocess(size_hw=SIZE_HW)
+        items = [golden_frame(i, preprocess, engine.input_hw) if engine.takes_frames else i for i in images]
+        outputs = [engine.run(item) for item in items]
         arrays[f"score_{name}"] = np.array([o.score for o in outputs], np.float32)
         arrays[f"map_{name}"] = np.stack([o.anomaly_map for o in outputs])
     buffer = io.BytesIO()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from ..errors import EngineError
-from .base import Engine, EngineOutput
+from .base import DEFAULT_OPTIONS, Engine, EngineOptions, EngineOutput
 
 # Name → "module:class", in the order in which "auto" tries them: the fastest measured comes first. OpenVINO runs the
 # INT8 graph at the processor's limit; ONNX Runtime runs it slower than fp32 (benchmarks/results).
@@ -17,7 +17,7 @@ ENGINES: dict[str, str] = {
     "onnxruntime": "segrd_edge.engines.onnxruntime:OnnxRuntimeEngine",
 }
 
-__all__ = ["ENGINES", "Engine", "EngineOutput", "available", "create", "engine_class"]
+__all__ = ["ENGINES", "Engine", "EngineOptions", "EngineOutput", "available", "create", "engine_class"]
 
 
 def available() -> list[str]:
@@ -40,16 +40,13 @@ def engine_class(name: str) -> type[Engine]:
     return found
 
 
-def create(name: str, graph: bytes, threads: int | None = None) -> Engine:
-    """Load `graph` (a serialised ONNX deploy graph) into the engine called `name`, or "auto".
-
-    Args:
-        threads: processor threads of one run; None leaves the choice to the engine (all physical cores).
+def create(name: str, graph: bytes, options: EngineOptions = DEFAULT_OPTIONS) -> Engine:
+    """Load `graph` (serialised ONNX, see `engines.base`) into the engine called `name`, or "auto".
 
     Raises:
         EngineError: unknown or missing engine, or a graph that it cannot run.
     """
-    return engine_class(name)(graph, threads=threads)
+    return engine_class(name)(graph, options)
 
 
 def _first_available() -> str:

@@ -1,21 +1,57 @@
 """The one interface between a `Detector` and whatever executes its graph.
 
-A deploy graph takes `image` (uint8 1×h×w×3 BGR, network size) and gives `score` (float32 [1]) and `anomaly_map`
-(float32 1×h×w in [0, 1]). The public methods here hold every check; a subclass writes `_load`, `_run` and `_unload`.
+A graph takes n items at once: `image` (uint8 n×h×w×3 BGR, network size), or `frame` (uint8 n×H×W×3 BGR, the camera's
+own size, with the resize inside). It gives `score` (float32 [n]) and `anomaly_map` (float32 n×h×w in [0, 1]). All sizes
+are fixed in the graph. The public methods here hold every check; a subclass writes `_load`, `_allocate`, `_run` and
+`_unload`, and `open` where it chooses among a bundle's graphs in a way of its own.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from importlib.util import find_spec
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import EngineError, OptionError
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..manifest import Precision
+    from ..tensorrt.progress import Progress
+
+Memory = Literal["auto", "pinned", "mapped"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine runs. Each engine heeds what it has: processor threads on a CPU, the rest on a GPU.
+
+    Raises:
+        OptionError: a value that cannot work.
+    """
+
+    threads: int | None = None  # processor threads of one run; None leaves the choice to the engine (all cores)
+    memory: Memory = "auto"  # how frames reach a GPU: copied from pinned memory, or read in place from mapped memory
+    cuda_graph: bool = True  # replay one captured CUDA graph per run instead of enqueuing its parts
+    device: int = 0  # index of the GPU
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise OptionError(f"threads={self.threads}", expected="at least 1, or None for the engine's own choice")
+        if self.memory not in get_args(Memory):
+            raise OptionError(f"memory={self.memory!r}", expected="one of " + ", ".join(get_args(Memory)))
+        if self.device < 0:
+            raise OptionError(f"device={self.device}", expected="0 or the index of another GPU")
+
+
+DEFAULT_OPTIONS = EngineOptions()
 
 
 class EngineOutput(NamedTuple):
@@ -38,15 +74,13 @@ class Ports(NamedTuple):
 
 
 class Engine(ABC):
-    """A deploy graph, loaded and ready to run. Not safe to call from several threads at once; the Detector locks.
+    """A graph, loaded and ready to run. Not safe to call from several threads at once; the Detector locks.
 
     Args:
-        graph: the serialised ONNX deploy graph.
-        threads: processor threads of one run; None leaves the choice to the engine.
+        graph: the serialised ONNX graph.
 
     Raises:
-        EngineError: the package is missing, or the graph cannot be loaded or is not a deploy graph.
-        OptionError: `threads` below 1.
+        EngineError: the package is missing, or the graph cannot be loaded or is not one of segrd-export's.
     """
 
     name: ClassVar[str]
@@ -54,9 +88,7 @@ class Engine(ABC):
     install: ClassVar[str]  # the command that installs it
     int8_is_faster: ClassVar[bool]  # whether "auto" precision may choose the INT8 graph on this engine
 
-    def __init__(self, graph: bytes, *, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise OptionError(f"threads={threads}", expected="at least 1, or None for the engine's own choice")
+    def __init__(self, graph: bytes, options: EngineOptions = DEFAULT_OPTIONS) -> None:
         if not self.is_available():
             raise EngineError(
                 f"the engine {self.name} needs the package {self.package!r}, which is not installed",
@@ -64,13 +96,51 @@ class Engine(ABC):
             )
         self._closed = False
         try:
-            ports = self._load(graph, threads)
+            ports = self._load(graph, options)
         except (ImportError, OSError) as error:  # installed, but a library that it needs is not
             raise EngineError(
                 f"the engine {self.name} cannot be imported: {error}", fix=f"{self.install}; then segrd-doctor"
             ) from error
-        self.size_hw = _network_size(self.name, ports)
+        sizes = _read_ports(self.name, ports)
+        self.input_name = sizes.input_name
+        self.batch = sizes.batch  # items of one run
+        self.input_hw = sizes.input_hw  # of an item
+        self.size_hw = sizes.size_hw  # network size: that of the anomaly map
         self._allocate()
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether items are whole frames of `input_hw`, resized in the graph, instead of network images."""
+        return self.input_name == "frame"
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle,
+        precision: str = "auto",
+        options: EngineOptions = DEFAULT_OPTIONS,
+        *,
+        progress: Progress | None = None,
+    ) -> tuple[Engine, Precision]:
+        """Load a graph of a bundle, and say which.
+
+        Args:
+            precision: "auto" is the engine's own choice among the bundle's, else one of those.
+            progress: told how far a build is, by an engine that builds.
+
+        Raises:
+            OptionError: the bundle has no graph of this precision.
+            BundleError, EngineError: the graph is damaged, or cannot be loaded here.
+        """
+        chosen = cls._choose_precision(bundle) if precision == "auto" else bundle.precision(precision)
+        return cls(bundle.graph(chosen), options), chosen
+
+    @classmethod
+    def _choose_precision(cls, bundle: Bundle) -> Precision:
+        """The bundle's default, or fp32 where this engine runs INT8 slower than that."""
+        default = bundle.manifest.default_precision
+        slow_int8 = default in ("int8", "mixed") and not cls.int8_is_faster
+        return "fp32" if slow_int8 and "fp32" in bundle.manifest.graphs else default
 
     @classmethod
     def is_available(cls) -> bool:
@@ -86,25 +156,32 @@ class Engine(ABC):
             return None
 
     def run(self, image: npt.NDArray[np.uint8]) -> EngineOutput:
-        """Run the graph on one network image.
+        """`run_batch` for one item: uint8 H×W×3 BGR."""
+        return self.run_batch([image])[0]
+
+    def run_batch(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EngineOutput]:
+        """Run the graph on up to `batch` items: network images, or frames where the graph takes these.
 
         Args:
-            image: uint8 1×h×w×3 BGR of the graph's own size, any memory layout. It is not kept.
+            images: uint8 H×W×3 BGR of `input_hw`, any memory layout. They are not kept.
 
         Returns:
-            Score and anomaly map. THE NEXT RUN MAY OVERWRITE THE MAP: copy what must live longer.
+            Score and anomaly map of each. THE NEXT RUN MAY OVERWRITE THE MAPS: copy what must live longer.
 
         Raises:
-            EngineError: the engine is closed, the image does not fit the graph, or the run failed.
+            EngineError: the engine is closed, an item does not fit the graph, or the run failed.
         """
         if self._closed:
             raise EngineError(f"the engine {self.name} is closed", fix="open the Detector again")
-        expected = (1, *self.size_hw, 3)
-        if image.dtype != np.uint8 or image.shape != expected:
-            raise EngineError(
-                f"an image of dtype {image.dtype} and shape {image.shape}", expected=f"uint8 of shape {expected}"
-            )
-        return self._run(image)
+        if not 1 <= len(images) <= self.batch:
+            raise EngineError(f"{len(images)} items in one run", expected=f"1 to {self.batch}, the graph's batch")
+        expected = (*self.input_hw, 3)
+        for image in images:
+            if image.dtype != np.uint8 or image.shape != expected:
+                raise EngineError(
+                    f"an image of dtype {image.dtype} and shape {image.shape}", expected=f"uint8 of shape {expected}"
+                )
+        return self._run(images)
 
     def close(self) -> None:
         """Free the graph and its buffers. A second call does nothing."""
@@ -113,15 +190,16 @@ class Engine(ABC):
             self._unload()
 
     @abstractmethod
-    def _load(self, graph: bytes, threads: int | None) -> Ports:
+    def _load(self, graph: bytes, options: EngineOptions) -> Ports:
         """Load the graph and say what its inputs and outputs are."""
 
     @abstractmethod
     def _allocate(self) -> None:
-        """Make the buffers of every later run, for images of `size_hw`."""
+        """Make the buffers of every later run, for `batch` items of `input_hw`."""
 
     @abstractmethod
-    def _run(self, image: npt.NDArray[np.uint8]) -> EngineOutput: ...
+    def _run(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EngineOutput]:
+        """Run on 1 to `batch` items that fit."""
 
     @abstractmethod
     def _unload(self) -> None: ...
@@ -135,22 +213,33 @@ class Engine(ABC):
         )
 
 
-def _network_size(engine: str, ports: Ports) -> tuple[int, int]:
-    """Height and width of a deploy graph's input; refuses any other graph."""
-    image = ports.inputs.get("image", Port("missing", ()))
-    height, width = image.shape[1:3] if len(image.shape) == 4 else (-1, -1)
-    wanted = Ports(
-        {"image": Port("uint8", (1, height, width, 3))},
-        {"score": Port("float32", (1,)), "anomaly_map": Port("float32", (1, height, width))},
-    )
-    if ports != wanted or min(height, width) < 1:
-        raise EngineError(
-            f"{engine}: the graph has inputs {_describe(ports.inputs)} and outputs {_describe(ports.outputs)}",
-            expected="a deploy graph: image uint8 [1, h, w, 3] in, score float32 [1] and anomaly_map float32 "
-            "[1, h, w] out",
-            fix="export the model with segrd-export",
+class _Sizes(NamedTuple):
+    input_name: str
+    batch: int
+    input_hw: tuple[int, int]
+    size_hw: tuple[int, int]
+
+
+def _read_ports(engine: str, ports: Ports) -> _Sizes:
+    """What a graph's inputs and outputs say of it; refuses any graph but those of segrd-export."""
+    name, item = next(iter(ports.inputs.items()), ("", Port("missing", ())))
+    found = ports.outputs.get("anomaly_map", Port("missing", ()))
+    if len(item.shape) == 4 and len(found.shape) == 3:
+        batch, *input_hw = item.shape[:3]
+        size_hw = found.shape[1:]
+        wanted = Ports(
+            {name: Port("uint8", (batch, *input_hw, 3))},
+            {"score": Port("float32", (batch,)), "anomaly_map": Port("float32", (batch, *size_hw))},
         )
-    return height, width
+        named = name == "frame" or (name == "image" and size_hw == tuple(input_hw))
+        if ports == wanted and named and min(batch, *input_hw, *size_hw) >= 1:
+            return _Sizes(name, batch, (input_hw[0], input_hw[1]), (size_hw[0], size_hw[1]))
+    raise EngineError(
+        f"{engine}: the graph has inputs {_describe(ports.inputs)} and outputs {_describe(ports.outputs)}",
+        expected="image uint8 [n, h, w, 3] or frame uint8 [n, H, W, 3] in, score float32 [n] and anomaly_map float32 "
+        "[n, h, w] out",
+        fix="export the model with segrd-export",
+    )
 
 
 def _describe(ports: dict[str, Port]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .base import Engine, EngineOutput, Port, Ports
+from .base import Engine, EngineOptions, EngineOutput, Port, Ports
 
 _ERRORS_ONLY = 3  # ONNX Runtime's log level: it otherwise prints about hardware that nobody asked for
 
@@ -21,29 +22,31 @@ class OnnxRuntimeEngine(Engine):
     # Symmetric INT8 leaves ReLU outside ONNX Runtime's fused convolutions, which then run as DequantizeLinear + float.
     int8_is_faster = False
 
-    def _load(self, graph: bytes, threads: int | None) -> Ports:
+    def _load(self, graph: bytes, options: EngineOptions) -> Ports:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = _ERRORS_ONLY
+        if options.threads is not None:
+            settings.intra_op_num_threads = options.threads
         try:
-            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class but Exception
             raise self._graph_error("load", error) from error
         return Ports(_ports(self._session.get_inputs()), _ports(self._session.get_outputs()))
 
     def _allocate(self) -> None:
-        """Nothing: every run allocates its own outputs."""
+        self._items = np.zeros((self.batch, *self.input_hw, 3), np.uint8)  # the outputs are new in every run
 
-    def _run(self, image: npt.NDArray[np.uint8]) -> EngineOutput:
+    def _run(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EngineOutput]:
+        for item, image in zip(self._items, images, strict=False):
+            np.copyto(item, image)
         # No IO binding: it saves 10 µs of a run that takes tens of milliseconds.
         try:
-            score, anomaly_map = self._session.run(["score", "anomaly_map"], {"image": image})
+            scores, maps = self._session.run(["score", "anomaly_map"], {self.input_name: self._items})
         except Exception as error:
             raise self._graph_error("run", error) from error
-        return EngineOutput(float(score[0]), anomaly_map[0])
+        return [EngineOutput(float(scores[i]), maps[i]) for i in range(len(images))]
 
     def _unload(self) -> None:
         del self._session

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .base import Engine, EngineOutput, Port, Ports
+from .base import Engine, EngineOptions, EngineOutput, Port, Ports
 from .openvino_uint8 import use_uint8_activations
 from .signal_stack import signal_stack_kept
 
@@ -22,23 +23,23 @@ class OpenVinoEngine(Engine):
     install = "pip install 'segrd-edge[openvino]'"
     int8_is_faster = True
 
-    def _load(self, graph: bytes, threads: int | None) -> Ports:
+    def _load(self, graph: bytes, options: EngineOptions) -> Ports:
         import openvino
 
-        options: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             # Processors with AMX or fp16 arithmetic would otherwise round float layers to bfloat16 or fp16, and a
             # threshold chosen on one machine would not hold on another.
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
+        if options.threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
             with signal_stack_kept():
                 core = openvino.Core()
                 model = core.read_model(graph)
                 use_uint8_activations(model)
-                compiled = core.compile_model(model, "CPU", options)
+                compiled = core.compile_model(model, "CPU", settings)
                 self._request: Any = compiled.create_infer_request()
         except RuntimeError as error:
             raise self._graph_error("load", error) from error
@@ -47,21 +48,22 @@ class OpenVinoEngine(Engine):
     def _allocate(self) -> None:
         import openvino
 
-        self._image = np.empty((1, *self.size_hw, 3), np.uint8)
-        self._request.set_tensor("image", openvino.Tensor(self._image, shared_memory=True))
-        self._score = self._request.get_tensor("score").data
-        self._map = self._request.get_tensor("anomaly_map").data
+        self._items = np.zeros((self.batch, *self.input_hw, 3), np.uint8)
+        self._request.set_tensor(self.input_name, openvino.Tensor(self._items, shared_memory=True))
+        self._scores = self._request.get_tensor("score").data
+        self._maps = self._request.get_tensor("anomaly_map").data
 
-    def _run(self, image: npt.NDArray[np.uint8]) -> EngineOutput:
-        np.copyto(self._image, image)
+    def _run(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EngineOutput]:
+        for item, image in zip(self._items, images, strict=False):
+            np.copyto(item, image)
         try:
             self._request.infer()
         except RuntimeError as error:
             raise self._graph_error("run", error) from error
-        return EngineOutput(float(self._score[0]), self._map[0])
+        return [EngineOutput(float(self._scores[i]), self._maps[i]) for i in range(len(images))]
 
     def _unload(self) -> None:
-        del self._score, self._map  # views into the request's memory go before the request
+        del self._scores, self._maps  # views into the request's memory go before the request
         with signal_stack_kept():
             del self._request
 

@@ -33,9 +33,9 @@ class Scripted:
         score = level / 100 * self._gain
         return Sample(self._total_ms, stages_ms, score, is_defect=score >= 0.25)
 
-    def run_bare(self, image: Pixels) -> None:
-        assert image.shape == (1, 32, 32, 3)
-        self._diary.append(f"{self.engine} bare {int(image[0, 0, 0, 0])}")
+    def run_bare(self, frame: Pixels, image: Pixels) -> None:
+        assert image.shape == (32, 32, 3)
+        self._diary.append(f"{self.engine} bare {int(image[0, 0, 0])}")
 
     def close(self) -> None: ...
 

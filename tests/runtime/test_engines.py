@@ -4,25 +4,28 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from segrd_edge import engines
+from segrd_edge.engines import EngineOptions
 from segrd_edge.errors import EngineError, OptionError
 
-ALL = pytest.mark.parametrize("name", list(engines.ENGINES))
+CPU_ENGINES = ("openvino", "onnxruntime")
+ALL = pytest.mark.parametrize("name", CPU_ENGINES)
 SIZE_HW = (64, 96)
 
 
 def random_image(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (1, *SIZE_HW, 3), np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (*SIZE_HW, 3), np.uint8)
 
 
 @ALL
 def test_computes_what_the_graph_says(name: str, deploy_graph: Callable[..., bytes]) -> None:
     image = random_image()
-    expected = np.abs(image[0].astype(np.float64) - (40, 120, 200)).mean(axis=2) / 255
+    expected = np.abs(image.astype(np.float64) - (40, 120, 200)).mean(axis=2) / 255
     engine = engines.create(name, deploy_graph())
     score, anomaly_map = engine.run(image)
     assert engine.size_hw == SIZE_HW
@@ -34,7 +37,7 @@ def test_computes_what_the_graph_says(name: str, deploy_graph: Callable[..., byt
 @pytest.mark.parametrize("int8", [False, True])
 def test_engines_agree(deploy_graph: Callable[..., bytes], int8: bool) -> None:
     graph = deploy_graph(int8=int8)
-    outputs = [engines.create(name, graph).run(random_image()) for name in engines.ENGINES]
+    outputs = [engines.create(name, graph).run(random_image()) for name in CPU_ENGINES]
     # One Q/DQ step, where a rounding tie falls the other way; float32 rounding otherwise.
     tolerance = 1 / 127 + 1e-6 if int8 else 1e-6
     np.testing.assert_allclose(outputs[0].anomaly_map, outputs[1].anomaly_map, atol=tolerance)
@@ -42,21 +45,54 @@ def test_engines_agree(deploy_graph: Callable[..., bytes], int8: bool) -> None:
 
 
 @ALL
+def test_takes_up_to_a_batch_of_items(name: str, deploy_graph: Callable[..., bytes]) -> None:
+    images = [random_image(seed) for seed in range(3)]
+    single, triple = engines.create(name, deploy_graph()), engines.create(name, deploy_graph(batch=3))
+    expected = [single.run(image).anomaly_map.copy() for image in images]
+    assert (single.batch, triple.batch) == (1, 3)
+    for count in (3, 2, 1):
+        outputs = triple.run_batch(images[-count:])
+        assert len(outputs) == count
+        for output, anomaly_map in zip(outputs, expected[-count:], strict=True):
+            np.testing.assert_allclose(output.anomaly_map, anomaly_map, atol=1e-6)
+            assert output.score == pytest.approx(np.sort(anomaly_map, axis=None)[-20:].mean(), abs=1e-6)
+
+
+@ALL
+@pytest.mark.parametrize("count", [0, 4])
+def test_refuses_more_or_fewer_than_a_batch(name: str, deploy_graph: Callable[..., bytes], count: int) -> None:
+    engine = engines.create(name, deploy_graph(batch=3))
+    with pytest.raises(EngineError, match=f"{count} items in one run") as caught:
+        engine.run_batch([random_image()] * count)
+    assert caught.value.expected == "1 to 3, the graph's batch"
+
+
+@ALL
+def test_takes_frames_where_the_graph_resizes_them(name: str, deploy_graph: Callable[..., bytes]) -> None:
+    image = random_image()
+    frame = image.repeat(2, axis=0).repeat(2, axis=1)
+    engine = engines.create(name, deploy_graph(shrink=2))
+    assert (engine.takes_frames, engine.input_hw, engine.size_hw) == (True, (128, 192), SIZE_HW)
+    expected = engines.create(name, deploy_graph()).run(image)
+    np.testing.assert_allclose(engine.run(frame).anomaly_map, expected.anomaly_map, atol=1e-6)
+
+
+@ALL
 def test_accepts_any_memory_layout(name: str, deploy_graph: Callable[..., bytes]) -> None:
-    engine = engines.create(name, deploy_graph(), threads=1)
+    engine = engines.create(name, deploy_graph(), EngineOptions(threads=1))
     image = random_image()
     expected = engine.run(image).anomaly_map.copy()
-    strided = np.repeat(image, 2, axis=2)[:, :, ::2]
+    strided = np.repeat(image, 2, axis=1)[:, ::2]
     assert not strided.flags.c_contiguous
     np.testing.assert_array_equal(engine.run(strided).anomaly_map, expected)
 
 
 @ALL
-@pytest.mark.parametrize("image", [np.zeros((1, 64, 96, 3), np.float32), np.zeros((64, 96, 3), np.uint8)])
+@pytest.mark.parametrize("image", [np.zeros((64, 96, 3), np.float32), np.zeros((1, 64, 96, 3), np.uint8)])
 def test_refuses_another_image(name: str, deploy_graph: Callable[..., bytes], image: np.ndarray) -> None:
     with pytest.raises(EngineError, match="an image of dtype") as caught:
         engines.create(name, deploy_graph()).run(image)
-    assert "(1, 64, 96, 3)" in caught.value.expected
+    assert "(64, 96, 3)" in caught.value.expected
 
 
 @ALL
@@ -106,10 +142,12 @@ def test_an_unknown_engine_lists_the_known(deploy_graph: Callable[..., bytes]) -
     assert caught.value.expected == "auto, openvino, onnxruntime"
 
 
-@ALL
-def test_threads_below_one_are_refused(name: str, deploy_graph: Callable[..., bytes]) -> None:
-    with pytest.raises(OptionError, match="threads=0"):
-        engines.create(name, deploy_graph(), threads=0)
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"threads": 0}, "threads=0"), ({"memory": "swap"}, "memory='swap'"), ({"device": -1}, "-1")]
+)
+def test_options_that_cannot_work_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        EngineOptions(**wrong)
 
 
 def test_ctrl_c_after_two_openvino_engines_is_no_crash(deploy_graph: Callable[..., bytes], tmp_path: Path) -> None:
@@ -118,7 +156,9 @@ def test_ctrl_c_after_two_openvino_engines_is_no_crash(deploy_graph: Callable[..
     script = """
 import signal, sys
 from pathlib import Path
+from typing import Any
 from segrd_edge import engines
+from segrd_edge.engines import EngineOptions
 graph = Path(sys.argv[1]).read_bytes()
 first, second = (engines.create("openvino", graph) for _ in range(2))
 first.close()

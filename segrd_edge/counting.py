@@ -1,0 +1,78 @@
+"""Which pixels of a frame count: the region of interest and the ignore mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import OptionError
+from .preprocess import Placement
+
+
+class Counting:
+    """Which network pixels count, worked out once per frame size.
+
+    Args:
+        roi_xywh: region of interest in frame pixels (left, top, width, height), or None.
+        ignore_mask: H×W bool or uint8 of the frame's size, not zero where the frame is to be ignored, or None.
+
+    Raises:
+        OptionError: either cannot be one.
+    """
+
+    def __init__(self, roi_xywh: tuple[int, int, int, int] | None, ignore_mask: npt.NDArray[Any] | None) -> None:
+        if roi_xywh is not None and (len(roi_xywh) != 4 or min(roi_xywh[:2]) < 0 or min(roi_xywh[2:]) < 1):
+            raise OptionError(
+                f"roi_xywh={roi_xywh}", expected="left >= 0, top >= 0, width >= 1, height >= 1, in frame pixels"
+            )
+        if ignore_mask is not None and not _is_mask(ignore_mask):
+            raise OptionError(
+                f"an ignore mask of dtype {ignore_mask.dtype} and shape {ignore_mask.shape}",
+                expected="bool or uint8, H×W of the frame's size; not zero where the frame is to be ignored",
+            )
+        self._roi_xywh = roi_xywh
+        self._ignored = None if ignore_mask is None else ignore_mask != 0  # a copy: the caller's may change
+        self._latest: tuple[Placement, npt.NDArray[np.bool_]] | None = None
+
+    def at_network_size(self, placement: Placement) -> npt.NDArray[np.bool_] | None:
+        """Bool h×w, or None where every pixel counts. Not to be written to."""
+        if self._roi_xywh is None and self._ignored is None:
+            return None
+        latest = self._latest  # read once: another thread may replace it
+        if latest is None or latest[0] != placement:
+            latest = placement, placement.mask_to_network(self._in_frame(placement.frame_hw))
+            if not latest[1].any():
+                raise OptionError(
+                    "the region of interest and the ignore mask leave no pixel to inspect",
+                    expected=f"at least one pixel of the network's {placement.size_hw} (height, width)",
+                    fix="enlarge the region of interest, or train with a larger --size",
+                )
+            self._latest = latest
+        return latest[1]
+
+    def _in_frame(self, frame_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        counted = np.ones(frame_hw, bool)
+        if self._roi_xywh is not None:
+            left, top, width, height = self._roi_xywh
+            if left + width > frame_hw[1] or top + height > frame_hw[0]:
+                raise OptionError(
+                    f"roi_xywh={self._roi_xywh} reaches outside a frame of {frame_hw[1]}×{frame_hw[0]} pixels",
+                    expected=f"left + width <= {frame_hw[1]} and top + height <= {frame_hw[0]}",
+                )
+            counted[...] = False
+            counted[top : top + height, left : left + width] = True
+        if self._ignored is not None:
+            if self._ignored.shape != frame_hw:
+                raise OptionError(
+                    "an ignore mask of {1}×{0} pixels".format(*self._ignored.shape)
+                    + f" for a frame of {frame_hw[1]}×{frame_hw[0]}",
+                    expected="a mask of the frame's own size",
+                )
+            counted &= ~self._ignored
+        return counted
+
+
+def _is_mask(mask: npt.NDArray[Any]) -> bool:
+    return mask.ndim == 2 and mask.dtype in (np.bool_, np.uint8)

@@ -1,0 +1,63 @@
+"""Keeps an engine warm between the frames of a triggered line.
+
+After an idle gap the first frame is the slow one: processors and GPUs lower their clocks, and caches go cold. So while
+no frame comes, the engine runs now and then on what its input buffers happen to hold.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from threading import Event, Lock, Thread
+
+from .errors import OptionError, SegrdError
+
+_log = logging.getLogger("segrd_edge")
+
+
+class KeepWarm:
+    """Calls `run` in a thread of its own after every `interval_ms` without a frame. It never waits for the engine's
+    lock, and holds it for one run at most, which is how long a frame that arrives just then waits.
+
+    Args:
+        lock: the engine's.
+        run: one run of the engine; called with the lock held.
+        interval_ms: above 0.
+
+    Raises:
+        OptionError: an interval that cannot work.
+    """
+
+    def __init__(self, lock: Lock, run: Callable[[], object], interval_ms: float) -> None:
+        if not 0 < interval_ms < float("inf"):
+            raise OptionError(f"keep_warm_ms={interval_ms}", expected="milliseconds above 0, for example 100")
+        self._lock, self._run, self._interval_s = lock, run, interval_ms / 1e3
+        self._frame_came = Event()
+        self._closed = False
+        self.runs = 0  # so far
+        self._thread = Thread(target=self._loop, name="segrd-keep-warm", daemon=True)
+        self._thread.start()
+
+    def frame_came(self) -> None:
+        """A frame ran: the wait starts again."""
+        self._frame_came.set()
+
+    def close(self) -> None:
+        """Stop, after a run in progress. Not to be called with the lock held. A second call does nothing."""
+        self._closed = True
+        self._frame_came.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._closed:
+            if self._frame_came.wait(self._interval_s):
+                self._frame_came.clear()
+            elif self._lock.acquire(blocking=False):
+                try:
+                    self._run()
+                    self.runs += 1
+                except SegrdError as error:  # the next frame meets the same and raises it
+                    _log.warning("keeping the engine warm has ended: %s", error)
+                    return
+                finally:
+                    self._lock.release()
