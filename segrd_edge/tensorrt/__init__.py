@@ -8,6 +8,7 @@
     layers    what the compiler made of each ONNX node
     build     ONNX graph → engine plan
     plan      engine plan → engine, on the GPU
+    store     files with sealed records
     cache     plans and timing caches in the user's cache folder
 
 Nothing here imports TensorRT before it is used, and no module compares version strings: the API is asked what it has.

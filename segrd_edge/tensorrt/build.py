@@ -34,7 +34,10 @@ class BuildOptions:
     # GPUs to build for, as "8.6" or CURRENT, where the flavour can choose (TensorRT-RTX). Empty: what it does by
     # itself, every GPU it supports (TensorRT-RTX) or the one in this machine (TensorRT).
     compute_capabilities: tuple[str, ...] = ()
-    version_compatible: bool = False  # also runs on newer TensorRT, through the lean runtime; such plans hold host code
+    version_compatible: bool = False  # runs in the lean runtime; such plans hold host code, but for the next option
+    # Leave the copy of the lean runtime (that host code, tens of megabytes) out of a version-compatible plan. Then it
+    # runs in the lean runtime of the very version that built it (IRuntime::loadRuntime in NvInferRuntime.h).
+    exclude_lean_runtime: bool = False
     detailed: bool = True  # keep what the inspector and `layers` show
     tf32: bool = False  # round float32 convolutions to TF32 on Ampere and later: faster, and not what was validated
     aux_streams: int = 0  # additional streams; 0 keeps the capture of a CUDA graph simple
@@ -44,6 +47,8 @@ class BuildOptions:
             raise OptionError(f"workspace_bytes={self.workspace_bytes}", expected="at least 1, or None for no limit")
         if not 0 <= self.optimisation_level <= _HIGHEST_LEVEL:  # TensorRT would silently take the nearest
             raise OptionError(f"optimisation_level={self.optimisation_level}", expected=f"0 to {_HIGHEST_LEVEL}")
+        if self.exclude_lean_runtime and not self.version_compatible:  # TensorRT would silently ignore it
+            raise OptionError("exclude_lean_runtime without version_compatible", fix="set both, or neither")
         if self.aux_streams < 0:
             raise OptionError(f"aux_streams={self.aux_streams}", expected="at least 0")
         for capability in self.compute_capabilities:
@@ -73,6 +78,7 @@ def build(
     *,
     flavour: str = "tensorrt",
     timing_cache: bytes | None = None,
+    device: int = 0,
     progress: Progress | None = None,
 ) -> BuiltEngine:
     """Compile a serialised ONNX graph of fixed shapes into an engine plan.
@@ -82,6 +88,7 @@ def build(
         flavour: "tensorrt" builds on the GPU that will run the engine; "tensorrt-rtx" needs no GPU to build.
         timing_cache: that of an earlier build with the same version and GPU; one that does not fit is not used, and the
             warnings say so.
+        device: index of the GPU to build for; the caller has made it the current one.
         progress: called from the builder as it goes.
 
     Raises:
@@ -94,7 +101,7 @@ def build(
     trt = library.load(flavour)
     known = library.flavour_named(flavour)
     if not known.builds_without_gpu or CURRENT in options.compute_capabilities:
-        driver.gpu()
+        driver.gpu(device)
     title = f"{flavour} {trt.__version__}"
     started = time.perf_counter()
     with recording(trt) as (logger, log):
@@ -146,6 +153,7 @@ def _configure(trt: Any, config: Any, options: BuildOptions, log: Log) -> None:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     _set_flag(trt, config, "TF32", options.tf32)
     _set_flag(trt, config, "VERSION_COMPATIBLE", options.version_compatible)
+    _set_flag(trt, config, "EXCLUDE_LEAN_RUNTIME", options.exclude_lean_runtime)
     if options.compute_capabilities:
         _target(trt, config, options.compute_capabilities, log)
 

@@ -191,12 +191,14 @@ def test_options_reach_the_builder() -> None:
         for options in (
             BuildOptions(),
             BuildOptions(1 << 20, 5, ("8.6", "8.9"), detailed=False, tf32=True, aux_streams=2),
+            BuildOptions(version_compatible=True, exclude_lean_runtime=True),
         ):
             config = builder.create_builder_config()
             default = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
             build_module._configure(trt, config, options, log)
             assert config.get_flag(trt.BuilderFlag.TF32) == options.tf32
-            assert not config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+            assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE) == options.version_compatible
+            assert config.get_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME) == options.exclude_lean_runtime
             assert config.builder_optimization_level == options.optimisation_level
             assert config.max_aux_streams == options.aux_streams
             assert (config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED) == options.detailed
@@ -213,6 +215,7 @@ def test_options_reach_the_builder() -> None:
         {"optimisation_level": -1},
         {"aux_streams": -1},
         {"compute_capabilities": ("sm86",)},
+        {"exclude_lean_runtime": True},
     ],
 )
 def test_options_that_cannot_work_are_refused(fields: dict[str, Any]) -> None:

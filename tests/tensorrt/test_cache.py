@@ -40,6 +40,7 @@ class Builder:
         *,
         flavour: str,
         timing_cache: bytes | None,
+        device: int,
         progress: Progress | None,
     ) -> BuiltEngine:
         self.count += 1
@@ -136,6 +137,7 @@ def test_everything_that_an_engine_depends_on_is_in_its_key(monkeypatch: pytest.
         key(optimisation_level=4),
         key(compute_capabilities=("8.6",)),
         key(version_compatible=True),
+        key(version_compatible=True, exclude_lean_runtime=True),
         key(detailed=False),
         key(tf32=True),
         key(aux_streams=1),
