@@ -139,7 +139,8 @@ class Wanted(NamedTuple):
 
 
 def choose(bundle: Bundle, names: Sequence[str] | None, precisions: Sequence[str] | None) -> list[Wanted]:
-    """Every engine × precision that is asked for; None is all that this installation or this bundle has.
+    """Every engine × precision that is asked for. None is all engines that work here, and all of the bundle's
+    precisions that are worth running on an engine.
 
     Raises:
         EngineError: a named engine is unknown or not installed, or none is installed.
@@ -147,15 +148,13 @@ def choose(bundle: Bundle, names: Sequence[str] | None, precisions: Sequence[str
     """
     names = names or engines.available() or ["auto"]  # "auto" raises where there is no engine
     classes = dict.fromkeys(engines.engine_class(name) for name in names)
-    precisions = list(dict.fromkeys(precisions or bundle.manifest.graphs))
+    asked = list(dict.fromkeys(precisions or bundle.manifest.graphs))
     for engine in classes:
         if not engine.is_available():
             raise EngineError(f"the engine {engine.name} is not installed", fix=engine.install)
-    for precision in precisions:
-        if precision not in bundle.manifest.graphs:
-            raise OptionError(
-                f"{bundle.path}: no {precision} graph",
-                expected="one of " + ", ".join(bundle.manifest.graphs),
-                fix="export again with that precision, for example segrd-export --int8",
-            )
-    return [Wanted(engine.name, precision) for precision in precisions for engine in classes]
+    return [
+        Wanted(engine.name, bundle.precision(precision))
+        for precision in asked
+        for engine in classes
+        if precisions or precision in engine.precisions
+    ]

@@ -189,11 +189,15 @@ def _manifest_fields(**changes: Any) -> dict[str, Any]:
     }
 
 
-def _make_bundle(path: Path, *, graphs: dict[str, bytes] | None = None, **changes: Any) -> Path:
+def _make_bundle(
+    path: Path, *, graphs: dict[str, bytes] | None = None, records: dict[str, Any] | None = None, **changes: Any
+) -> Path:
+    """`graphs` are the bundle's; `records` what the manifest says of them, where that is not the usual."""
     graphs = graphs or {"fp32": _deploy_graph(), "int8": _deploy_graph(int8=True)}
     members = {f"graphs/{name}.onnx": graph for name, graph in graphs.items()}
     fields = _manifest_fields(**changes)
-    fields["graphs"] = {name: record for name, record in fields["graphs"].items() if name in graphs}
+    known = records or fields["graphs"]
+    fields["graphs"] = {name: record for name, record in known.items() if name in graphs}
     write_bundle(path, Manifest(**fields), {**members, "golden.npz": _golden(graphs)})
     return path
 

@@ -21,8 +21,9 @@ __all__ = ["ENGINES", "Engine", "EngineOptions", "EngineOutput", "available", "c
 
 
 def available() -> list[str]:
-    """Names of the engines whose package is installed, fastest first. Nothing is loaded to find out."""
-    return [name for name in ENGINES if engine_class(name).is_available()]
+    """Names of the engines that "auto" may be here, fastest first. No graph is loaded to find out."""
+    classes = {name: engine_class(name) for name in ENGINES}
+    return [name for name, found in classes.items() if found.is_automatic and found.is_available()]
 
 
 def engine_class(name: str) -> type[Engine]:

@@ -87,6 +87,9 @@ class Engine(ABC):
     package: ClassVar[str]  # the import name, which is also the distribution's name
     install: ClassVar[str]  # the command that installs it
     int8_is_faster: ClassVar[bool]  # whether "auto" precision may choose the INT8 graph on this engine
+    is_automatic: ClassVar[bool] = True  # whether the engine "auto" may be this one
+    # Of a bundle's precisions, those that are worth running here: a processor runs fp16 as float32 with conversions.
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
 
     def __init__(self, graph: bytes, options: EngineOptions = DEFAULT_OPTIONS) -> None:
         if not self.is_available():
