@@ -18,6 +18,7 @@ from .distance_detector import (  # noqa: F401  (fixtures)
     manifest_fields,
     painter,
 )
+from .fakes.gpu import fake_gpu  # noqa: F401  (fixture)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
