@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segrd_edge.console import console, emit_json, json_option, new_table, parse_ints, print_table
+from segrd_edge.console import console, emit_json, json_option, new_table, parse_frame_size, print_table
 
 if TYPE_CHECKING:
     from .latency_report import LatencyReport
@@ -18,7 +18,7 @@ def command(
     frame: Annotated[
         str | None,
         typer.Option(
-            help="Size of the frames, HEIGHTxWIDTH; default is the size of the images in --frames, or 1024x1024."
+            help="Size of the frames, WIDTHxHEIGHT; default is the size of the images in --frames, or 1024x1024."
         ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Two samples of each contender per round.")] = None,
@@ -49,7 +49,7 @@ def command(
     console.print("measuring ...")
     report = measure(
         bundle,
-        frame_hw=None if frame is None else _frame_hw(frame),
+        frame_hw=None if frame is None else parse_frame_size(frame),
         rounds=rounds,
         seconds=seconds,
         threads=threads,
@@ -66,15 +66,6 @@ def command(
         console.print(f"page: {html}", markup=False, soft_wrap=True)
     if json:
         emit_json(report.to_dict())
-
-
-def _frame_hw(text: str) -> tuple[int, int]:
-    from segrd_edge.errors import OptionError
-
-    height, width = parse_ints("--frame", text, 2, "x", "1024x1024")
-    if min(height, width) < 1:
-        raise OptionError(f"--frame {text}", expected="a height and a width of at least 1 pixel")
-    return height, width
 
 
 def _show(report: LatencyReport, *, as_json: bool) -> None:

@@ -19,8 +19,8 @@ def ms(value: float | None) -> str:
 
 
 def size(size_hw: tuple[int, int]) -> str:
-    """Height × width, as `--frame` takes it."""
-    return f"{size_hw[0]}×{size_hw[1]}"
+    """Width × height, as cameras state it and `--frame` takes it."""
+    return f"{size_hw[1]}×{size_hw[0]}"
 
 
 def latency(contender: ContenderLatency) -> dict[str, str]:

@@ -22,7 +22,7 @@ ENTRIES: dict[str, Entry] = {
     "segrd-eval": Entry("training.cli:evaluate", "segrd-eval runs/bottle photos/bottle --json", "train"),
     "segrd-export": Entry("export.cli:command", "segrd-export runs/bottle --int8 --out bottle.segrd", "export"),
     "segrd-inspect": Entry("inspect_cli:command", "segrd-inspect bottle.segrd frames/ --out results/", None),
-    "segrd-bench": Entry("benchmarks.cli:command", "segrd-bench bottle.segrd --frame 1024x1024", None),
+    "segrd-bench": Entry("benchmarks.cli:command", "segrd-bench bottle.segrd --frame 1224x1024", None),
     "segrd-doctor": Entry("doctor:command", "segrd-doctor --json", None),
 }
 

@@ -21,7 +21,7 @@ def bench(*arguments: Any) -> Result:
 
 
 def test_the_table_names_contenders_and_figures(bundle_path: Path) -> None:
-    done = bench(bundle_path, "--frame", "64x96", "--rounds", 2, "--threads", 1)
+    done = bench(bundle_path, "--frame", "96x64", "--rounds", 2, "--threads", 1)
     assert done.exit_code == 0, done.stderr
     for text in ("openvino", "onnxruntime", "fp32", "int8", "p99.9", "jitter", "preprocess", "bare engine", "memory"):
         assert text in done.stdout
@@ -34,7 +34,7 @@ def test_json_is_one_object_on_the_last_line_of_stdout_and_the_page_is_written(
 ) -> None:
     page = tmp_path / "latency.html"
     done = bench(
-        *(bundle_path, "--frame", "50x70", "--rounds", 2, "--json", "--html", page),
+        *(bundle_path, "--frame", "70x50", "--rounds", 2, "--json", "--html", page),
         *("--engine", "onnxruntime", "--precision", "fp32", "--precision", "int8"),
     )
     assert done.exit_code == 0, done.stderr
@@ -49,7 +49,7 @@ def test_json_is_one_object_on_the_last_line_of_stdout_and_the_page_is_written(
     ("arguments", "message"),
     [
         (["--frame", "1024"], "--frame 1024"),
-        (["--frame", "0x96"], "--frame 0x96"),
+        (["--frame", "96x0"], "--frame 96x0"),
         (["--rounds", "1"], "rounds=1"),
         (["--rounds", "2", "--seconds", "3"], "rounds=2 and seconds=3"),
         (["--engine", "tpu"], "unknown engine 'tpu'"),

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from segrd_edge import commands
-from segrd_edge.console import build_app, emit_json, json_option, parse_ints, track
+from segrd_edge.console import build_app, emit_json, json_option, parse_frame_size, parse_ints, track
 from segrd_edge.errors import BundleError, OptionError
 
 _HEAVY = ("torch", "onnx", "cv2", "openvino", "onnxruntime", "sklearn", "scipy", "matplotlib")
@@ -105,6 +105,13 @@ def test_whole_numbers() -> None:
     for text in ("1,2,3", "1,2,3,x", "", "1,2,3,4.5"):
         with pytest.raises(OptionError, match="--roi"):
             parse_ints("--roi", text, 4, ",", "1,2,3,4")
+
+
+def test_a_frame_size_is_width_by_height() -> None:
+    assert parse_frame_size("2448x2048") == (2048, 2448)  # (height, width), as everywhere in the code
+    for text in ("2448", "2448x", "0x2048", "2448x-1", "2448,2048", "2448x2048x3"):
+        with pytest.raises(OptionError, match=f"--frame {text}"):
+            parse_frame_size(text)
 
 
 def test_tracking_passes_items_on() -> None:
