@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +44,7 @@ def run_command(command: Callable[..., int | None], *, name: str, example: str, 
         example: a command line that works, shown below --help.
         extra: what to install when a package is missing, for example "train".
     """
+    _show_log()
     build_app(command, name=name, example=example, extra=extra)(prog_name=name)
     raise SystemExit(OK)  # typer has exited already; this says so to type checkers
 
@@ -53,6 +55,19 @@ def build_app(command: Callable[..., int | None], *, name: str, example: str, ex
     # A blank line, because the epilog's lines are otherwise joined into one paragraph.
     app.command(epilog=f"Example:\n\n    {example}")(_guarded(command, name, extra))
     return app
+
+
+class _ConsoleHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else ""
+        console.print(record.getMessage(), style=style, markup=False, soft_wrap=True)
+
+
+def _show_log() -> None:
+    """What the runtime logs for whoever embeds it (a build that takes minutes, a fallback) is a message here."""
+    log = logging.getLogger("segrd_edge")
+    log.addHandler(_ConsoleHandler())
+    log.setLevel(logging.INFO)
 
 
 def fail(error: SegrdError) -> NoReturn:

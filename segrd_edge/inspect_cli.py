@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ def command(
             "that holds results is refused.",
         ),
     ] = False,
-    engine: Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, or one that segrd-doctor lists.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, or one that the bundle holds.")] = "auto",
     threshold: Annotated[
         float | None, typer.Option(help="Scores at or above it are defects; default is the bundle's own.")
@@ -56,6 +57,11 @@ def command(
     pixel_order: Annotated[str, typer.Option(help="Channel order as OpenCV reads it: bgr or rgb.")] = "bgr",
     value_range: Annotated[
         str | None, typer.Option("--value-range", "--range", help="black:white of 16-bit images, such as 0:4095.")
+    ] = None,
+    device: Annotated[int, typer.Option(help="Index of the GPU.")] = 0,
+    memory: Annotated[str, typer.Option(help="How frames reach a GPU: auto, pinned or mapped.")] = "auto",
+    keep_warm_ms: Annotated[
+        float | None, typer.Option(help="Triggered lines: run the engine whenever no frame came for this long.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
     json: Annotated[bool, json_option] = False,
@@ -77,6 +83,9 @@ def command(
         ignore_mask=None if ignore_mask is None else _read_mask(ignore_mask),
         mm_per_px=mm_per_px,
         threads=threads,
+        device=device,
+        memory=cast(Any, memory),
+        keep_warm_ms=keep_warm_ms,
         pixel_order=cast(Any, pixel_order),
         value_range=None if value_range is None else cast(Any, parse_ints("--range", value_range, 2, ":", "0:4095")),
     )
@@ -86,11 +95,14 @@ def command(
         frames = itertools.islice(sources.frames(source, value_range=detector.value_range), limit)
         total = sources.count_images(source)
         try:
-            for name, content in track(frames, "inspecting", total if limit is None else min(total or limit, limit)):
-                result = _inspect(detector, content)
-                summary.add(name, result)
-                if results is not None:
-                    results.add(name, result, _overlay(detector, results, content, result))
+            shown = track(frames, "inspecting", total if limit is None else min(total or limit, limit))
+            # A camera's frame never waits for the next one.
+            for group in _groups(shown, 1 if sources.is_live(source) else detector.batch):
+                found = _inspect(detector, [content for _, content in group])
+                for (name, content), result in zip(group, found, strict=True):
+                    summary.add(name, result)
+                    if results is not None:
+                        results.add(name, result, _overlay(detector, results, content, result))
         except KeyboardInterrupt:
             if not sources.is_live(source):  # a camera has no end: there Ctrl-C is the ordinary way to stop
                 raise
@@ -134,13 +146,19 @@ class Summary:
         }
 
 
-def _inspect(detector: Detector, content: Any) -> Inspection | SegrdError:
-    if isinstance(content, SegrdError):
-        return content
+def _groups(frames: Iterable[tuple[str, Any]], size: int) -> Iterator[list[tuple[str, Any]]]:
+    rest = iter(frames)
+    while group := list(itertools.islice(rest, size)):
+        yield group
+
+
+def _inspect(detector: Detector, contents: list[Any]) -> list[Inspection | SegrdError]:
+    """A result for each frame of a group; among them may be errors of reading."""
     try:
-        return detector.inspect(content)
+        inspections = iter(detector.inspect_batch([c for c in contents if not isinstance(c, SegrdError)]))
+        return [content if isinstance(content, SegrdError) else next(inspections) for content in contents]
     except (FrameError, OptionError) as error:  # a frame that does not fit; a failing engine ends the run
-        return error
+        return [error] if len(contents) == 1 else [_inspect(detector, [content])[0] for content in contents]
 
 
 def _overlay(detector: Detector, results: ResultsFolder, content: Any, result: Inspection | SegrdError) -> Any:

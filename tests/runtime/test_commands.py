@@ -116,3 +116,17 @@ def test_a_frame_size_is_width_by_height() -> None:
 
 def test_tracking_passes_items_on() -> None:
     assert list(track(iter("abc"), "reading")) == ["a", "b", "c"]
+
+
+def test_what_the_runtime_logs_is_a_message_of_the_command() -> None:
+    script = """
+import logging
+from segrd_edge.console import run_command
+def command() -> None:
+    logging.getLogger("segrd_edge").info("building [an] engine")
+    logging.getLogger("segrd_edge.tensorrt").warning("falling back")
+run_command(command, name="segrd-x", example="segrd-x")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.splitlines() == ["building [an] engine", "falling back"]

@@ -197,3 +197,25 @@ def test_16_bit_images_need_a_range(bundle_path: Path, tmp_path: Path, painter: 
     assert without.exit_code == 2
     assert "without a value range" in without.stderr
     assert inspect(bundle_path, tmp_path / "deep", "--range", "0:4080").exit_code == 0
+
+
+def test_a_graph_of_several_items_inspects_a_folder_in_groups(
+    make_bundle: Callable[..., Path], deploy_graph: Callable[..., bytes], folder: Path, tmp_path: Path
+) -> None:
+    (folder / "broken.png").write_text("no image")
+    cv2.imwrite(str(folder / "small.png"), np.zeros((5, 5, 3), np.uint8))  # the region of interest reaches outside
+    found = {}
+    for batch in (1, 3):
+        path = make_bundle(
+            tmp_path / f"{batch}.segrd",
+            graphs={"fp32": deploy_graph(batch=batch)},
+            default_precision="fp32",
+            calibration=None,
+        )
+        done = inspect(path, folder, "--out", tmp_path / str(batch), "--overlays", "none", "--roi", "0,0,180,120")
+        assert done.exit_code == 2
+        lines = read_lines(tmp_path / str(batch))
+        found[batch] = [(line["name"], line.get("verdict"), line.get("score")) for line in lines]
+    assert [name for name, *_ in found[3]] == ["broken.png", "defect.png", "good.png", "small.png", "sub/good.bmp"]
+    assert [verdict for _, verdict, _ in found[3]] == [None, "defect", "good", None, "good"]
+    assert found[3] == found[1]
