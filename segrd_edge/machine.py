@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def cpu() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "usable_cores": usable,
         "mhz": float(fields["cpu MHz"]) if "cpu MHz" in fields else None,
-        "governor": _read_line(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+        "governor": read_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "flags": [flag for flag in _CPU_FLAGS if flag in flags] if flags else None,
     }
 
@@ -52,6 +53,23 @@ def package_version(package: str) -> str | None:
         return None
 
 
+def read_text(path: Path) -> str | None:
+    """The content of a small file of the system's, without NULs and blanks around it; None where there is none."""
+    try:
+        return path.read_text(errors="replace").strip("\0 \n\t") or None
+    except OSError:
+        return None
+
+
+def output_of(*command: str, timeout_s: float = 10) -> str | None:
+    """What a program prints; None where it is missing, fails, or takes longer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
 def _key_values(path: Path) -> dict[str, str]:
     """`key : value` lines, the first of each key; empty where the file cannot be read (not Linux)."""
     try:
@@ -60,10 +78,3 @@ def _key_values(path: Path) -> dict[str, str]:
         return {}
     pairs = [line.partition(":") for line in reversed(lines)]
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _read_line(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip() or None
-    except OSError:
-        return None

@@ -10,12 +10,10 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .support import INSTALL_DRIVER
+
 _REBUILD = "an engine belongs to the TensorRT version and GPU it was built with: build it again here from the bundle"
 _EXPORT = "export the bundle again with segrd-export"
-_DRIVER = (
-    "install an NVIDIA driver that supports this TensorRT's CUDA (r580 or newer for CUDA 13, r535 for CUDA 12; JetPack "
-    "brings it on a Jetson), and start a container with --gpus all (on a Jetson --runtime nvidia)"
-)
 
 
 class Row(NamedTuple):
@@ -31,14 +29,14 @@ TABLE: tuple[Row, ...] = (
     Row(r"engine plan file across different models of devices is not recommended", _REBUILD),
     Row(r"in readHeader|magic ?tag does not match", "the file is no engine or cut short: build it again here"),
     # The machine.
-    Row(r"cudaError 35\b|CUDA driver version is insufficient for CUDA runtime version", _DRIVER),
-    Row(r"cudaError 100\b|no CUDA-capable device", f"no GPU is visible: check nvidia-smi -L; {_DRIVER}"),
+    Row(r"cudaError 35\b|CUDA driver version is insufficient for CUDA runtime version", INSTALL_DRIVER),
+    Row(r"cudaError 100\b|no CUDA-capable device", f"no GPU is visible: check nvidia-smi -L; {INSTALL_DRIVER}"),
     Row(
         r"libnvdla_compiler\.so",
         "the container's TensorRT needs libnvdla_compiler.so from the Jetson's L4T, and L4T R39 has none: use a "
         "container made for this L4T release",
     ),
-    Row(r"libcuda\.so|nvcuda\.dll", _DRIVER),
+    Row(r"libcuda\.so|nvcuda\.dll", INSTALL_DRIVER),
     Row(
         r"Unable to load library: (lib)?nvinfer_lean",
         "a version-compatible engine needs TensorRT's lean runtime: pip install tensorrt-lean (TensorRT-RTX has none), "

@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EngineError
+from .support import INSTALL_DRIVER
 
 # CUdevice_attribute of cuda.h
 _COMPUTE_CAPABILITY_MAJOR = 75
 _COMPUTE_CAPABILITY_MINOR = 76
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
-_NO_DRIVER_FIX = (
-    "install the NVIDIA driver (r580 or newer for CUDA 13, r535 for CUDA 12; JetPack brings it on a Jetson); in a "
-    "container, start it with the NVIDIA runtime: docker run --gpus all, on a Jetson --runtime nvidia"
-)
 # Where Linux says the exact driver: the kernel module's version, and the L4T release of a Jetson.
 _VERSION_FILES = (Path("/proc/driver/nvidia/version"), Path("/etc/nv_tegra_release"))
 
@@ -43,12 +40,25 @@ def gpu(index: int = 0) -> Gpu:
         EngineError: no driver, a driver that does not start, or no such GPU.
     """
     cuda = _Cuda()
-    cuda.call("cuInit", 0)
-    count, device, version, major, minor = (ctypes.c_int() for _ in range(5))
+    count = cuda.count()
+    if not 0 <= index < count:
+        raise EngineError(f"no GPU {index}: the NVIDIA driver shows {count}", fix="check nvidia-smi -L")
+    return _gpu(cuda, index)
+
+
+def gpus() -> list[Gpu]:
+    """All GPUs, at least one.
+
+    Raises:
+        EngineError: as `gpu`.
+    """
+    cuda = _Cuda()
+    return [gpu(0), *(_gpu(cuda, index) for index in range(1, cuda.count()))]
+
+
+def _gpu(cuda: _Cuda, index: int) -> Gpu:
+    device, version, major, minor = (ctypes.c_int() for _ in range(4))
     cuda.call("cuDriverGetVersion", ctypes.byref(version))
-    cuda.call("cuDeviceGetCount", ctypes.byref(count))
-    if not 0 <= index < count.value:
-        raise EngineError(f"no GPU {index}: the NVIDIA driver shows {count.value}", fix="check nvidia-smi -L")
     cuda.call("cuDeviceGet", ctypes.byref(device), index)
     name = ctypes.create_string_buffer(256)
     cuda.call("cuDeviceGetName", name, len(name), device)
@@ -78,16 +88,23 @@ class _Cuda:
         try:
             self._library = ctypes.CDLL(name)
         except OSError as error:
-            raise EngineError(f"no NVIDIA driver: {name} cannot be loaded ({error})", fix=_NO_DRIVER_FIX) from error
+            raise EngineError(f"no NVIDIA driver: {name} cannot be loaded ({error})", fix=INSTALL_DRIVER) from error
+
+    def count(self) -> int:
+        """Number of GPUs, after starting the driver."""
+        count = ctypes.c_int()
+        self.call("cuInit", 0)
+        self.call("cuDeviceGetCount", ctypes.byref(count))
+        return count.value
 
     def call(self, function: str, *arguments: object) -> None:
         code = int(getattr(self._library, function)(*arguments))
         if code == _NO_DEVICE:
-            raise EngineError("the NVIDIA driver finds no GPU", fix=f"check nvidia-smi -L; {_NO_DRIVER_FIX}")
+            raise EngineError("the NVIDIA driver finds no GPU", fix=f"check nvidia-smi -L; {INSTALL_DRIVER}")
         if code != 0:
             raise EngineError(
                 f"the NVIDIA driver does not work: {function} gives CUDA error {code} ({self._error_text(code)})",
-                fix=f"restart the machine if the driver was just updated; otherwise {_NO_DRIVER_FIX}",
+                fix=f"restart the machine if the driver was just updated; otherwise {INSTALL_DRIVER}",
             )
 
     def _error_text(self, code: int) -> str:

@@ -1,7 +1,8 @@
-"""The two flavours of TensorRT, and one place that imports them.
+"""The flavours of TensorRT, and one place that imports them.
 
-Both speak the same Python API. TensorRT-RTX has the newer one (that of TensorRT 11), compiles without a GPU, and its
-engines run on RTX cards only; TensorRT builds on the very GPU that the engine will run on.
+All speak the same Python API. TensorRT-RTX has the newer one (that of TensorRT 11), compiles without a GPU, and its
+engines run on RTX cards only; TensorRT builds on the very GPU that the engine will run on. The lean runtime has no
+builder: it runs the version-compatible engines that TensorRT built.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ class Flavour:
 
 
 _JETSON = "on a Jetson it comes with JetPack (apt install python3-libnvinfer, and a venv with --system-site-packages)"
+_JETSON_LEAN = "on a Jetson: apt install python3-libnvinfer-lean, and a venv with --system-site-packages"
 FLAVOURS: dict[str, Flavour] = {
     flavour.name: flavour
     for flavour in (
         Flavour("tensorrt", "tensorrt", f"pip install 'segrd-edge[tensorrt]'; {_JETSON}", False, True),
         Flavour("tensorrt-rtx", "tensorrt_rtx", "pip install 'segrd-edge[tensorrt-rtx]'", True, False),
+        Flavour("tensorrt-lean", "tensorrt_lean", f"pip install tensorrt-lean; {_JETSON_LEAN}", False, False),
     )
 }
 

@@ -25,13 +25,13 @@ int cuDriverGetVersion(int *version) { *version = 13020; return 0; }
 int cuDeviceGetCount(int *count) { *count = from_environment("FAKE_COUNT", 1); return 0; }
 int cuDeviceGet(int *device, int index) { *device = 70 + index; return 0; }
 int cuDeviceGetName(char *name, int size, int device) {
-    if (device != 70) return 101;
+    if (device < 70) return 101;
     strncpy(name, "NVIDIA RTX 4000", size);
     return 0;
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     *value = attribute == 75 ? 8 : attribute == 76 ? 9 : -1;
-    return device == 70 ? 0 : 101;
+    return device >= 70 ? 0 : 101;
 }
 int cuGetErrorString(int code, const char **text) { *text = code == 803 ? "driver mismatch" : "other"; return 0; }
 """
@@ -50,15 +50,21 @@ def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ask(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def ask(folder: Path, code: str = _ASK, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "LD_LIBRARY_PATH": str(folder), **environment}
-    return subprocess.run([sys.executable, "-c", _ASK], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
 
 
 def test_says_what_the_driver_says(library_folder: Path) -> None:
     done = ask(library_folder)
     assert done.returncode == 0, done.stderr
     assert "name='NVIDIA RTX 4000', compute_capability='8.9', cuda_version='13.2'" in done.stdout
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_all_gpus(library_folder: Path, count: int) -> None:
+    done = ask(library_folder, _ASK.replace("gpu()", "gpus()"), FAKE_COUNT=str(count))
+    assert done.stdout.count("name='NVIDIA RTX 4000'") == count, done.stderr
 
 
 @pytest.mark.parametrize(

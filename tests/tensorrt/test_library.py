@@ -22,7 +22,8 @@ def test_a_missing_package_names_the_command(name: str, monkeypatch: pytest.Monk
     assert not library.is_installed(name)
     with pytest.raises(EngineError, match=f"{name} needs the package") as caught:
         library.load(name)
-    assert f"pip install 'segrd-edge[{name}]'" in caught.value.fix
+    package = "tensorrt-lean" if name == "tensorrt-lean" else f"'segrd-edge[{name}]'"
+    assert f"pip install {package}" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_a_library_that_is_missing_gets_advice(
 def test_an_unknown_flavour_lists_the_known() -> None:
     with pytest.raises(EngineError, match="unknown TensorRT flavour 'trt'") as caught:
         library.load("trt")
-    assert caught.value.expected == "tensorrt or tensorrt-rtx"
+    assert caught.value.expected == "tensorrt or tensorrt-rtx or tensorrt-lean"
 
 
 def test_load_gives_the_module() -> None:
