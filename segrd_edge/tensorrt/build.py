@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import EngineError, OptionError
-from . import driver, library
+from . import library, requirements
 from .advice import advise
 from .layers import Layer, parse_layers
 from .log import Log, engine_error, recording
@@ -98,10 +98,10 @@ def build(
         KeyboardInterrupt: the build was interrupted.
     """
     options = options or BuildOptions()
-    trt = library.load(flavour)
     known = library.flavour_named(flavour)
     if not known.builds_without_gpu or CURRENT in options.compute_capabilities:
-        driver.gpu(device)
+        requirements.require(flavour, device)
+    trt = library.load(flavour)
     title = f"{flavour} {trt.__version__}"
     started = time.perf_counter()
     with recording(trt) as (logger, log):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..errors import EngineError
-from . import driver, library
+from . import library, requirements
 from .log import engine_error, recording
 
 _BUILD_AGAIN = "build the engine again from the bundle"
@@ -26,11 +26,11 @@ def deserialise(plan: bytes, *, flavour: str, host_code: bool = False) -> Loaded
             plan that this machine built and whose checksum was compared.
 
     Raises:
-        EngineError: TensorRT, the driver or the GPU is missing (asked before any object of TensorRT's is made), or the
-            plan is damaged, or of another version or GPU. The message has TensorRT's last error lines.
+        EngineError: TensorRT, the driver or the GPU is missing or does not fit (asked before any object of TensorRT's
+            is made), or the plan is damaged, or of another version or GPU. The message has TensorRT's last error lines.
     """
+    requirements.require(flavour)
     trt = library.load(flavour)
-    driver.gpu()
     title = f"{flavour} {trt.__version__}"
     with recording(trt) as (logger, log):
         try:

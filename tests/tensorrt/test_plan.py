@@ -43,7 +43,7 @@ def test_what_tensorrt_says_of_a_missing_driver_becomes_advice(
     """Should the probe ever be satisfied where TensorRT is not: the real runtime, its real lines, our advice."""
     without_driver()
     plan = build(fp32_graph, flavour=RTX).plan
-    monkeypatch.setattr(driver, "gpu", lambda index=0: None)
+    monkeypatch.setattr(driver, "gpu", lambda index=0: driver.Gpu("any RTX card", "8.9", "13.2", ""))
     with pytest.raises(EngineError, match="cudaError 35") as caught:
         deserialise(plan, flavour=RTX)
     assert "r580" in caught.value.fix
