@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import onnx
 
+from segrd_edge.engines import EngineOutput
 from segrd_edge.errors import OptionError
 
 from .drift import Drift, measure_drift
@@ -49,6 +50,8 @@ class Calibration:
     equalised: list[str]  # activations whose channels were levelled, see `calibration.equalise`
     scope: str
     trials: dict[str, Drift]  # scope → drift from float on the calibration frames, of every scope tried
+    largest: dict[str, float]  # largest magnitude of every activation that was observed, whatever INT8 clips
+    reference: list[EngineOutput]  # what the float graph gave for the frames
 
     @property
     def drift(self) -> Drift:
@@ -74,6 +77,7 @@ def calibrate(
     method: Method = "percentile",
     percentile: float = DEFAULT_PERCENTILE,
     engine: str = "auto",
+    also: Sequence[str] = (),
 ) -> Calibration:
     """Quantise a float deploy graph.
 
@@ -82,6 +86,7 @@ def calibrate(
         scope: one of SCOPES, or "auto": the first of them whose drift stays within the limits, else the last.
         method, percentile: see `to_ranges`.
         engine: the engine that measures drift.
+        also: further activations whose largest magnitude is wanted, as float16 asks for; one pass serves both.
 
     Raises:
         OptionError: an unknown scope, or one that the network has no layers for.
@@ -90,9 +95,8 @@ def calibrate(
     everything = Plan.of(model)
     scopes = _scopes(everything, scope)
     images = [frame.image_bgr_u8 for frame in frames]
-    observed = observe(
-        model, tensors_to_calibrate(model, everything), images, by_channel=concatenations(model, everything)
-    )
+    tensors = tensors_to_calibrate(model, everything)
+    observed = observe(model, tensors, images, by_channel=concatenations(model, everything), also=also)
     ranges = to_ranges(observed.histograms, method, percentile)
     equalised, largest = equalise(model, everything, observed.channel_largest)
     ranges = replace(ranges, largest={**ranges.largest, **largest})
@@ -103,7 +107,17 @@ def calibrate(
         trials[name] = measure_drift(observed.outputs, list(run_engine(engine, quantised, images)))
         if _is_small(trials[name]):
             break
-    return Calibration(quantised, frames, ranges, plan, list(observed.channel_largest), name, trials)
+    return Calibration(
+        model=quantised,
+        frames=frames,
+        ranges=ranges,
+        plan=plan,
+        equalised=list(observed.channel_largest),
+        scope=name,
+        trials=trials,
+        largest={**observed.largest, **largest},
+        reference=observed.outputs,
+    )
 
 
 def _scopes(everything: Plan, wanted: Scope) -> list[str]:

@@ -37,6 +37,7 @@ class Observed:
     """What one pass over the calibration frames shows of the float graph."""
 
     histograms: dict[str, Histogram]  # by tensor
+    largest: dict[str, float]  # largest magnitude of every tensor, also of those without a histogram
     channel_largest: dict[str, npt.NDArray[np.float32]]  # largest magnitude per channel of the tensors asked for
     outputs: list[EngineOutput]  # score and map of every frame: what an INT8 graph has to reproduce
 
@@ -47,10 +48,12 @@ def observe(
     images_bgr_u8: Iterable[npt.NDArray[np.uint8]],
     *,
     by_channel: Sequence[str] = (),
+    also: Sequence[str] = (),
 ) -> Observed:
     """Run a float deploy graph on network images (uint8 h×w×3 BGR) and histogram the named tensors.
 
-    Of those in `by_channel` (N×C×h×w, among `tensors`) the largest magnitude of every channel is kept as well.
+    Of those in `by_channel` (N×C×h×w, among `tensors`) the largest magnitude of every channel is kept as well. Of the
+    tensors in `also` nothing but the largest magnitude is, which costs a fraction of a histogram.
 
     Images stream through one by one: memory holds one image's activations, the histograms, and the maps.
 
@@ -58,23 +61,27 @@ def observe(
         ExportError: an activation is NaN or infinite.
     """
     histograms = {name: Histogram() for name in tensors}
+    largest = dict.fromkeys([*tensors, *also], 0.0)
     channel_largest: dict[str, npt.NDArray[np.float32]] = {}
     outputs = []
-    runs = run_graph(expose(model, tensors), ["score", "anomaly_map", *tensors], images_bgr_u8)
+    runs = run_graph(expose(model, list(largest)), ["score", "anomaly_map", *largest], images_bgr_u8)
     for number, (score, anomaly_map, *activations) in enumerate(runs):
-        for name, values in zip(tensors, activations, strict=True):
-            if not np.isfinite(values).all():
+        for name, values in zip(list(largest), activations, strict=True):
+            reach = float(np.abs(values).max(initial=0))
+            if not np.isfinite(reach):
                 raise ExportError(
                     f"{name} holds NaN or infinity on calibration frame {number}",
                     expected="finite activations",
                     fix="train again with another seed; this network has diverged",
                 )
-            histograms[name].add(values)
+            largest[name] = max(largest[name], reach)
+            if name in histograms:
+                histograms[name].add(values)
             if name in by_channel:
-                largest = np.abs(values).max(axis=(0, 2, 3))
-                channel_largest[name] = np.maximum(channel_largest.get(name, largest), largest)
+                channels = np.abs(values).max(axis=(0, 2, 3))
+                channel_largest[name] = np.maximum(channel_largest.get(name, channels), channels)
         outputs.append(EngineOutput(float(score[0]), anomaly_map[0]))
-    return Observed(histograms, channel_largest, outputs)
+    return Observed(histograms, largest, channel_largest, outputs)
 
 
 def to_ranges(

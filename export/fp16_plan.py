@@ -98,8 +98,7 @@ def largest_activations(model: onnx.ModelProto, images_bgr_u8: Iterable[npt.NDAr
     Raises:
         ExportError: an activation is NaN or infinite.
     """
-    histograms = observe(model, tensors_to_observe(model), images_bgr_u8).histograms
-    return {name: histogram.largest for name, histogram in histograms.items()}
+    return observe(model, [], images_bgr_u8, also=tensors_to_observe(model)).largest
 
 
 def open_graph(model: onnx.ModelProto) -> gs.Graph:

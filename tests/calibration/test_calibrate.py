@@ -10,6 +10,8 @@ from segrd_edge.calibration import calibrate as station
 from segrd_edge.calibration.calibrate import calibrate
 from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.plan import Plan
+from segrd_edge.calibration.ranges import observe
+from segrd_edge.calibration.session import run_engine
 from segrd_edge.errors import OptionError
 
 
@@ -34,6 +36,18 @@ def test_auto_takes_all_where_the_drift_is_small(
     assert calibration.is_safe
     assert calibration.equalised == ["concat.out"]
     assert calibration.decision.startswith("scope all (all: mean |Δscore| 0.0")
+
+
+def test_one_pass_serves_float16_too(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
+    calibration = calibrate(model, frames, method="percentile", percentile=99, also=["stem.out"])
+    assert "stem.out" not in calibration.ranges.largest  # it gets no scale
+    images = [frame.image_bgr_u8 for frame in frames]
+    assert calibration.largest["stem.out"] == observe(model, [], images, also=["stem.out"]).largest["stem.out"]
+    clipped = calibration.ranges.largest["block.conv1.relu.out"]
+    assert calibration.largest["block.conv1.relu.out"] > clipped  # float16 need not clip
+    assert calibration.largest["concat.out.equalised"] == calibration.ranges.largest["concat.out.equalised"]
+    outputs = list(run_engine("onnxruntime", model, images))
+    assert [output.score for output in calibration.reference] == pytest.approx([o.score for o in outputs], abs=1e-6)
 
 
 @pytest.mark.parametrize(("score", "cosine"), [(1e-9, 0), (1, 1 + 1e-9)])

@@ -23,6 +23,18 @@ def test_observed_ranges_and_outputs_are_those_of_the_float_graph(
     assert np.array_equal(observed.outputs[-1].anomaly_map, wanted[-1][3][0])
 
 
+def test_the_largest_magnitude_is_kept_of_every_tensor_asked_for(
+    model: onnx.ModelProto, images: list[np.ndarray]
+) -> None:
+    observed = observe(model, ["stem.relu.out"], images, also=["stem.out", "stem.relu.out"])
+    wanted = list(run_graph(expose(model, ["stem.out"]), ["stem.out"], images))
+    assert list(observed.histograms) == ["stem.relu.out"]
+    assert observed.largest == {
+        "stem.out": max(float(np.abs(values[0]).max()) for values in wanted),
+        "stem.relu.out": observed.histograms["stem.relu.out"].largest,
+    }
+
+
 def test_methods_order(model: onnx.ModelProto, images: list[np.ndarray]) -> None:
     histograms = observe(model, ["stem.relu.out"], images).histograms
     full, most, less = (
