@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 from typing import Any
+
+from segrd_edge.files import replacing
 
 from . import charts, figures
 from .contenders import STAGES
@@ -38,14 +39,9 @@ def render_page(report: LatencyReport) -> str:
 
 def write_page(path: str | Path, report: LatencyReport) -> None:
     """Write the page; a file of this name is replaced at once or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(render_page(report), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    page = render_page(report).encode()
+    with replacing(Path(path)) as file:
+        file.write(page)
 
 
 def _table(report: LatencyReport, columns: Callable[[ContenderLatency], dict[str, str]]) -> str:

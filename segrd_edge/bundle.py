@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 import zlib
@@ -30,6 +29,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from .errors import BundleError, OptionError
+from .files import replacing
 from .manifest import SCHEMA_VERSION, Manifest, Precision
 
 SUFFIX = ".segrd"
@@ -142,25 +142,11 @@ def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, byt
     contents[SUMS] = "".join(
         f"{hashlib.sha256(content).hexdigest()}  {member}\n" for member, content in contents.items()
     ).encode()
-    _replace(path, contents)
-
-
-def _replace(path: Path, contents: Mapping[str, bytes]) -> None:
-    """Zip `contents` into a temporary file beside `path`, force it to the disk, and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for member, content in contents.items():
-                    info = zipfile.ZipInfo(member)  # dated 1980, so that equal contents give equal files
-                    info.external_attr = 0o644 << 16
-                    archive.writestr(info, content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for member, content in contents.items():
+            info = zipfile.ZipInfo(member)  # dated 1980, so that equal contents give equal files
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, content)
 
 
 @contextmanager

@@ -8,9 +8,7 @@ what an uninterrupted one gives.
 from __future__ import annotations
 
 import math
-import os
 import pickle
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +21,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from segrd_edge.errors import OptionError, TrainingError
+from segrd_edge.files import replacing
 from segrd_edge.preprocess import Preprocess
 
 from .maps import normalise
@@ -244,11 +243,8 @@ class Fit:
             "optimiser": optimiser.state_dict() if optimiser else None,
             "position": asdict(self.position),
         }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.checkpoint.parent, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
+        with replacing(self.checkpoint) as file:
             torch.save(state, file)
-        os.replace(name, self.checkpoint)
 
     def _load(self) -> dict[str, Any] | None:
         """Take up the checkpoint, if there is one, and return the optimiser's state."""

@@ -7,8 +7,6 @@ download's checksum is verified before use.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from segrd_edge.errors import TrainingError
+from segrd_edge.files import replacing
 from segrd_edge.machine import cache_folder
 
 SHIPPED = "edge"  # distilled by training/distill_teacher.py
@@ -127,28 +126,24 @@ def _download(file: str) -> Path:
     start = file.rsplit("-", 1)[1].split(".")[0]
     if target.is_file() and _sha256(target).startswith(start):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent)
-    part = Path(name)
+    digest = hashlib.sha256()
     try:
-        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(_HUB + file, timeout=30) as response:
+        with urllib.request.urlopen(_HUB + file, timeout=30) as response, replacing(target) as out:
             while chunk := response.read(1 << 20):
+                digest.update(chunk)
                 out.write(chunk)
-        if not _sha256(part).startswith(start):
-            raise TrainingError(
-                f"{_HUB + file} arrived with SHA-256 {_sha256(part)[:16]}…",
-                expected=f"a file whose SHA-256 starts with {start}",
-                fix="download again; a proxy may have changed the file",
-            )
-        part.replace(target)
+            if not digest.hexdigest().startswith(start):
+                raise TrainingError(
+                    f"{_HUB + file} arrived with SHA-256 {digest.hexdigest()[:16]}…",
+                    expected=f"a file whose SHA-256 starts with {start}",
+                    fix="download again; a proxy may have changed the file",
+                )
     except (urllib.error.URLError, OSError) as error:
         raise TrainingError(
             f"cannot download {_HUB + file}: {error}",
             expected="a network connection, or the file in the cache",
             fix=f"--teacher {SHIPPED} (shipped, needs no network), or copy the file to {target}",
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
     return target
 
 
