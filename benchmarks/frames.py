@@ -36,14 +36,16 @@ class FrameSet:
 
 def golden_frames(bundle: Bundle, frame_hw: tuple[int, int]) -> FrameSet:
     """Frames of `frame_hw` made of the bundle's golden network images: enlarged, and each with camera noise of its own,
-    so that no two are equal."""
+    so that no two are equal. Outside the crop there is noise alone."""
     rng = np.random.default_rng(_SEED)
     placement = Preprocess.from_dict(bundle.manifest.preprocess).placement(frame_hw)
     images = bundle.golden()["images"]
     frames = []
     for number in range(max(GOLDEN_FRAMES, len(images))):
         inside = np.ascontiguousarray(placement.crop(images[number % len(images)]))  # without a letterbox border
-        frame = shrink_or_grow(inside, frame_hw)
+        frame = np.zeros((*frame_hw, 3), np.uint8)
+        seen = placement.seen(frame)
+        seen[...] = shrink_or_grow(inside, (seen.shape[0], seen.shape[1]))
         noise = rng.standard_normal(frame.shape, np.float32) * _NOISE_GREY_LEVELS
         frames.append(np.clip(np.rint(frame + noise), 0, 255).astype(np.uint8))
     return FrameSet(frames, "the bundle's golden images, enlarged, with camera noise")

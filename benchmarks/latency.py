@@ -43,7 +43,8 @@ def measure(
 
     Args:
         bundle: a `.segrd` file, or an opened `Bundle`.
-        frame_hw: height and width of the frames; None is the size of the images in `frames`, or 1024×1024.
+        frame_hw: height and width of the frames; None is the size of the images in `frames`, or 1024×1024, or what the
+            crop needs where that is more.
         rounds: how many turns each contender has, each of two samples; at least 2, and 50 to know p99.
         seconds: go on for about this long instead; 12 where neither is given.
         threads: processor threads of an engine; None is the engine's own choice.
@@ -63,12 +64,12 @@ def measure(
     _check_budget(rounds, seconds)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     loaders = _loaders(bundle, engines, precisions, threads, run)
+    preprocess = Preprocess.from_dict(bundle.manifest.preprocess)
     frame_set = (
-        golden_frames(bundle, frame_hw or DEFAULT_FRAME_HW)
+        golden_frames(bundle, frame_hw or _default_frame_hw(preprocess))
         if frames is None
         else folder_frames(frames, bundle, frame_hw)
     )
-    preprocess = Preprocess.from_dict(bundle.manifest.preprocess)
     with ExitStack() as stack:
         session = Session(frame_set.frames, preprocess)
         skipped = _load(session, loaders, stack)
@@ -93,6 +94,11 @@ def measure(
         started=started,
         duration_s=perf_counter() - start,
     )
+
+
+def _default_frame_hw(preprocess: Preprocess) -> tuple[int, int]:
+    (height, width), (least_h, least_w) = DEFAULT_FRAME_HW, preprocess.least_frame_hw
+    return max(height, least_h), max(width, least_w)
 
 
 def _check_budget(rounds: int | None, seconds: float | None) -> None:

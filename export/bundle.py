@@ -1,12 +1,12 @@
 """The export station: a run in, a bundle out.
 
-run ─► core graph ─► deploy graph ─► parity ─► calibration ─► INT8 graph ─► thresholds, metrics ─► bundle
+run ─► core graph ─► deploy graph ─► parity ─► calibration ─► a graph per precision ─► thresholds, metrics ─► bundle
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,8 @@ import numpy.typing as npt
 import onnx
 
 from segrd_edge.bundle import SUFFIX, write_bundle
-from segrd_edge.calibration.calibrate import Calibration, Scope, calibrate
+from segrd_edge.calibration.calibrate import Calibration, Scope
 from segrd_edge.calibration.frames import DEFAULT_COUNT, CalibrationFrame, choose_frames
-from segrd_edge.calibration.session import run_engine
 from segrd_edge.errors import ExportError, OptionError
 from segrd_edge.manifest import Manifest, Precision
 from segrd_edge.training.data import Photo, file_sha256, scan
@@ -26,15 +25,16 @@ from segrd_edge.training.evaluate import Evaluation, evaluation_photos
 from segrd_edge.training.run import Run
 
 from .deploy import build_deploy_graph
+from .golden import golden_outputs
+from .graphs import ExportGraph, Said, build_graphs
 from .judge import Judgement, judge
 from .onnx import export_core
 from .parity import check_parity
 from .record import GOLDEN_FILE, GraphFacts, build_manifest, graph_file
+from .target import CPU, Target
 
 GOLDEN_IMAGES = 4  # half good, half with synthetic defects; every Detector.self_test runs them all
 _GOLDEN_SEED = 1  # apart from the calibration frames
-
-Said = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def export_bundle(
     calibration_images: int = DEFAULT_COUNT,
     int8_scope: Scope = "auto",
     evaluate: bool = True,
+    target: Target = CPU,
     said: Said = lambda line: None,
 ) -> ExportResult:
     """Export a run as a bundle (`out`, *.segrd).
@@ -74,9 +75,11 @@ def export_bundle(
     Args:
         int8: add an INT8 graph, and make it the default if it stays close to float on the calibration frames.
         data: where the run's photographs are now; None is where training found them.
-        calibration_images: number of calibration frames, half of them with synthetic defects.
+        calibration_images: number of calibration frames, half of them with synthetic defects. They decide on float16
+            too.
         int8_scope: what INT8 covers, see `calibration.calibrate`.
         evaluate: measure every graph on the folder's test photographs, where there are defects among them.
+        target: for TensorRT, further graphs are added: fp16, and mixed where there is INT8.
         said: called with a line of progress before each stage.
 
     Raises:
@@ -86,23 +89,28 @@ def export_bundle(
     """
     out = _checked_name(out)
     run = run if isinstance(run, Run) else Run.load(run)
+    target.check(run.preprocess)
     photographs = _find_photographs(run, data, evaluate)
     golden = [frame.image_bgr_u8 for frame in _choose(run, photographs, GOLDEN_IMAGES, _GOLDEN_SEED)]
     float_graph, parity = _export_float(run, golden, said)
-    graphs: dict[Precision, onnx.ModelProto] = {"fp32": float_graph}
-    calibration = None
-    if int8:
-        said(f"calibrating INT8 on {calibration_images} frames")
-        calibration = calibrate(float_graph, _choose(run, photographs, calibration_images), scope=int8_scope)
-        said(calibration.decision)
-        graphs["int8"] = calibration.model
+    graphs, calibration = build_graphs(
+        float_graph,
+        run.preprocess,
+        target,
+        lambda: _choose(run, photographs, calibration_images),
+        int8=int8,
+        scope=int8_scope,
+        said=said,
+    )
     judgements = {precision: _judge(run, photographs, precision, graphs[precision], said) for precision in graphs}
+    for notice in {j.evaluation.notice for j in judgements.values() if j.evaluation and j.evaluation.notice}:
+        said(notice)  # the same for every precision
 
     said(f"writing {out}")
-    expected = golden_outputs(graphs, golden)
+    expected = golden_outputs(graphs, golden, run.preprocess)
     facts = {p: GraphFacts(g, parity if p == "fp32" else _moved(expected, p), judgements[p]) for p, g in graphs.items()}
     manifest = build_manifest(run, out.stem, facts, calibration, len(golden))
-    members = {graph_file(p): graph.SerializeToString() for p, graph in graphs.items()}
+    members = {graph_file(p): graph.model.SerializeToString() for p, graph in graphs.items()}
     write_bundle(out, manifest, {**members, GOLDEN_FILE: _npz(expected)})
     return ExportResult(
         path=out,
@@ -133,22 +141,12 @@ def _export_float(
     return graph, check_parity(run.model, graph, run.preprocess, run.map_spec, golden)
 
 
-def _judge(run: Run, photographs: _Photographs, precision: Precision, graph: onnx.ModelProto, said: Said) -> Judgement:
+def _judge(run: Run, photographs: _Photographs, precision: Precision, graph: ExportGraph, said: Said) -> Judgement:
+    """By its network images, whatever the graph in the bundle takes: photographs come in sizes of their own."""
     held_out, test = photographs.held_out, photographs.test
     said(f"scoring {len(held_out)} held-out and {len(test)} test images with {precision}")
-    return judge(graph, run.preprocess, held_out, test, false_reject=run.config.false_reject)
-
-
-def golden_outputs(
-    graphs: dict[Precision, onnx.ModelProto], images_bgr_u8: Sequence[npt.NDArray[np.uint8]]
-) -> dict[str, npt.NDArray[Any]]:
-    """The golden images and what each graph gives for them in ONNX Runtime, as `Bundle.golden` describes it."""
-    arrays: dict[str, npt.NDArray[Any]] = {"images": np.stack(images_bgr_u8)}
-    for precision, graph in graphs.items():
-        outputs = list(run_engine("onnxruntime", graph, images_bgr_u8))
-        arrays[f"score_{precision}"] = np.array([output.score for output in outputs], np.float32)
-        arrays[f"map_{precision}"] = np.stack([output.anomaly_map for output in outputs])
-    return arrays
+    false_reject = run.config.false_reject
+    return judge(graph.judged, run.preprocess, held_out, test, false_reject=false_reject, engine=graph.engine)
 
 
 def _find_photographs(run: Run, data: str | Path | None, evaluate: bool) -> _Photographs:

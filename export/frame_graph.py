@@ -1,7 +1,10 @@
-"""The frame graph: a deploy graph that takes the camera's own bytes and does the resize itself, on the GPU.
+"""The frame graph: a deploy graph that takes the camera's own bytes and does crop and resize itself, on the GPU.
 
-    frame uint8 1×H×W×3 BGR ─ Cast ─ rows: A·x ─ Transpose ─ columns: x·Bᵀ ─ Round ─ (Pad) ─► 1×3×h×w, as behind
-    the deploy graph's own Cast and Transpose, which it replaces.
+    frame uint8 n×H×W×3 BGR ─ Cast ─ (Slice) ─ rows: A·x ─ Transpose ─ columns: x·Bᵀ ─ Round ─ (Pad) ─► n×3×h×w,
+    as behind the deploy graph's own Cast and Transpose, which it replaces. n is the deploy graph's.
+
+The crop is a Slice behind the Cast, because TensorRT takes uint8 into a Cast and into nothing else. Nothing is lost:
+its compiler makes one kernel of the two (layer `CastSlic` of TensorRT-RTX), which reads and writes the crop alone.
 
 The kernel of `Preprocess.resize` is linear and separable, so it is one fixed matrix per axis: box averages where the
 axis shrinks, bilinear weights where it grows. MatMul is an op that every engine has; Resize with antialias is not one
@@ -52,16 +55,17 @@ def build_frame_graph(
     """Put the resize in front of a deploy graph, float or INT8.
 
     Args:
-        deploy_graph: takes `image`, uint8 1×h×w×3 BGR, as `export.deploy.build_deploy_graph` makes it.
+        deploy_graph: takes `image`, uint8 n×h×w×3 BGR, as `export.deploy.build_deploy_graph` makes it.
         preprocess: the one that the deploy graph was built with.
-        frame_hw: height and width of the camera's frames; the graph takes no others.
+        frame_hw: height and width of the cameras' frames; the graph takes no others.
 
     Returns:
-        A new graph that takes `frame`, uint8 1×H×W×3 BGR, and gives the same outputs at the same, network, size. Its
-        new nodes are called `frame.…`.
+        A new graph that takes `frame`, uint8 n×H×W×3 BGR, n frames of one size, and gives the same outputs at the same,
+        network, size. Its new nodes are called `frame.…`.
 
     Raises:
         OptionError: an impossible frame size.
+        FrameError: the crop reaches outside of such a frame.
         ExportError: the deploy graph's input is not of the network size, or is not read as pixels → planes.
     """
     if len(frame_hw) != 2 or min(frame_hw) < 1:
@@ -72,7 +76,7 @@ def build_frame_graph(
     graph = read_graph(deploy_graph)
     planes = _planes(graph, preprocess)
     place = preprocess.placement(frame_hw)
-    frame = gs.Variable("frame", np.uint8, (1, *frame_hw, 3))
+    frame = gs.Variable("frame", np.uint8, (graph.inputs[0].shape[0], *frame_hw, 3))
     resized = _pad(graph, _resize(graph, frame, place), place, preprocess.fill)
     for reader in list(planes.outputs):
         reader.inputs = [resized if tensor is planes else tensor for tensor in reader.inputs]
@@ -108,13 +112,13 @@ def repeating_block(source: int, target: int) -> tuple[int, _Array]:
 
 
 def _planes(graph: gs.Graph, preprocess: Preprocess) -> gs.Variable:
-    """The tensor of the deploy graph that holds the pixels as float32 1×3×h×w."""
+    """The tensor of the deploy graph that holds the pixels as float32 n×3×h×w."""
     image = graph.inputs[0]
-    wanted = [1, *preprocess.size_hw, 3]
-    if list(image.shape) != wanted or image.dtype != np.uint8:
+    count, *size_hwc = image.shape
+    if not isinstance(count, int) or size_hwc != [*preprocess.size_hw, 3] or image.dtype != np.uint8:
         raise ExportError(
             f"the deploy graph takes {np.dtype(image.dtype)} {list(image.shape)}",
-            expected=f"uint8 {wanted}",
+            expected="uint8 n×{}×{}×3 with a fixed n".format(*preprocess.size_hw),
             fix="build it with the same preprocessing: build_deploy_graph(core, preprocess, spec)",
         )
     tensor = image
@@ -123,27 +127,31 @@ def _planes(graph: gs.Graph, preprocess: Preprocess) -> gs.Variable:
         if len(tensor.outputs) != 1 or not readers or readers[0].attrs.get("perm", _TO_PLANES) != _TO_PLANES:
             raise ExportError(
                 f"{tensor.name} is read by {', '.join(node.op for node in tensor.outputs) or 'nothing'}",
-                expected="image → Cast → Transpose to 1×3×h×w, as build_deploy_graph makes it",
+                expected="image → Cast → Transpose to n×3×h×w, as build_deploy_graph makes it",
             )
         tensor = readers[0].outputs[0]
     return tensor
 
 
 def _resize(graph: gs.Graph, frame: gs.Variable, place: Placement) -> gs.Variable:
-    """frame → the planes of its rectangle in the network image, float32 1×3×place.height×place.width, whole numbers."""
-    (height, width), (rows, columns) = place.frame_hw, (place.height, place.width)
+    """frames → planes of their rectangle in the network image, float32 n×3×place.height×place.width, whole numbers."""
+    count, (rows, columns) = frame.shape[0], (place.height, place.width)
+    left, top, width, height = place.seen_xywh
     x = _add(graph, "cast", "Cast", frame, to=onnx.TensorProto.FLOAT)
+    if (height, width) != place.frame_hw:
+        first, end = np.array([top, left], np.int64), np.array([top + height, left + width], np.int64)
+        x = _add(graph, "crop", "Slice", x, first, end, np.array([1, 2], np.int64))
     if rows != height:
         repeats, matrix = repeating_block(height, rows)
-        x = _add(graph, "bands", "Reshape", x, np.array([repeats, height // repeats, width * 3], np.int64))
-        x = _add(graph, "rows", "MatMul", matrix[None], x)  # 1×(rows/n)×(H/n) · n×(H/n)×(W·3)
-        x = _add(graph, "pixels", "Reshape", x, np.array([1, rows, width, 3], np.int64))
+        x = _add(graph, "bands", "Reshape", x, np.array([count * repeats, height // repeats, width * 3], np.int64))
+        x = _add(graph, "rows", "MatMul", matrix[None], x)  # 1×(rows/r)×(H/r) · (n·r)×(H/r)×(W·3)
+        x = _add(graph, "pixels", "Reshape", x, np.array([count, rows, width, 3], np.int64))
     x = _add(graph, "planes", "Transpose", x, perm=_TO_PLANES)  # behind the rows, where the frame is small
     if columns != width:
         repeats, matrix = repeating_block(width, columns)
-        x = _add(graph, "spans", "Reshape", x, np.array([3 * rows * repeats, width // repeats], np.int64))
+        x = _add(graph, "spans", "Reshape", x, np.array([count * 3 * rows * repeats, width // repeats], np.int64))
         x = _add(graph, "columns", "MatMul", x, np.ascontiguousarray(matrix.T))
-        x = _add(graph, "image", "Reshape", x, np.array([1, 3, rows, columns], np.int64))
+        x = _add(graph, "image", "Reshape", x, np.array([count, 3, rows, columns], np.int64))
     return x if (rows, columns) == (height, width) else _add(graph, "round", "Round", x)
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from segrd_edge.bundle import Bundle
 from segrd_edge.errors import FrameError, TrainingError
 from segrd_edge.frames import read_frame
+from segrd_edge.selftest import golden_frame
 from segrd_edge.training.evaluate import Evaluation
 from segrd_edge.training.run import Run
 
@@ -124,7 +125,9 @@ def _typical_frame(photographs: Sequence[Path], run: Run, bundle: Bundle) -> npt
     try:
         return read_frame(photographs[0], value_range=run.preprocess.value_range)
     except (IndexError, FrameError):
-        return np.asarray(bundle.golden()["images"][0], np.uint8)
+        image = np.asarray(bundle.golden()["images"][0], np.uint8)
+        preprocess = run.preprocess
+        return golden_frame(image, preprocess, preprocess.least_frame_hw) if preprocess.crop_xywh else image
 
 
 def _render(page: dict[str, Any]) -> str:

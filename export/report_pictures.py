@@ -73,12 +73,14 @@ def _heat_picture(frame: _Picture, result: FrameResult, placement: Placement, th
 
 
 def _mask_picture(mask: npt.NDArray[np.bool_], placement: Placement) -> _Picture:
-    """White on black, in the frame's proportions."""
+    """White on black, in the frame's proportions; what lies outside the crop is cut off from the mask as well."""
     height, width = placement.frame_hw
     scale = min(1.0, _LONGEST_PX / max(height, width))
     inner = np.ascontiguousarray(placement.crop(mask)).astype(np.uint8) * 255
-    size_wh = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(inner, size_wh, interpolation=cv2.INTER_LINEAR), np.uint8)
+    picture = np.zeros((max(1, round(height * scale)), max(1, round(width * scale))), np.uint8)
+    seen = placement.seen(picture)
+    seen[...] = cv2.resize(inner, seen.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return picture
 
 
 def _shrink(picture: _Picture, longest_px: int = _LONGEST_PX) -> _Picture:

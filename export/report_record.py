@@ -157,6 +157,8 @@ def _preprocess_options(preprocess: Preprocess) -> Iterable[str]:
     yield f"--size {height}" if height == width else f"--size {height}x{width}"
     if preprocess.fit != "stretch":
         yield f"--fit {preprocess.fit}"
+    if preprocess.crop_xywh:
+        yield f"--crop {','.join(map(str, preprocess.crop_xywh))}"
     if preprocess.value_range:
         yield "--range {}:{}".format(*preprocess.value_range)
 

@@ -124,16 +124,18 @@ def data_section(run: Run, evaluation: Evaluation | None, photographs: Sequence[
 
 
 def _mask_note(kind: str, evaluation: Evaluation | None) -> str:
+    outside = 0 if evaluation is None else sum(photo.kind == kind for photo in evaluation.left_out)
+    left_out = f"; {outside} left out: the defects lie outside the crop" if outside else ""
     if evaluation is None or (kind != GOOD and kind not in evaluation.by_kind):
-        return "not evaluated"
+        return f"not evaluated{left_out}"
     if kind == GOOD:
         return "measure false rejects"
     metrics = evaluation.by_kind[kind]
     if not metrics.images_with_mask:
-        return "no masks, so that only image metrics count them"
+        return f"no masks, so that only image metrics count them{left_out}"
     regions = plural(metrics.defect_instances, "defect region")
     missing = f"; {metrics.images_without_mask} without a mask" if metrics.images_without_mask else ""
-    return f"{plural(metrics.images_with_mask, 'mask')}, {regions}{missing}"
+    return f"{plural(metrics.images_with_mask, 'mask')}, {regions}{missing}{left_out}"
 
 
 def _data_facts(run: Run, sizes: list[tuple[int, int]]) -> list[tuple[str, str]]:
@@ -145,6 +147,9 @@ def _data_facts(run: Run, sizes: list[tuple[int, int]]) -> list[tuple[str, str]]
         ("frame size", shown or "unknown: the photographs are no longer in that folder"),
         ("network size", f"{size(preprocess.size_hw)} ({preprocess.fit})"),
     ]
+    if preprocess.crop_xywh:
+        left, top, width, height = preprocess.crop_xywh
+        facts.insert(3, ("crop", f"{size((height, width))} from x = {left}, y = {top}; nothing else is looked at"))
     if len(sizes) == 1 and preprocess.fit == "stretch":
         across, down = preprocess.placement(sizes[0]).scale_xy
         shape = f"{across:.3g}" if across == down else f"{across:.3g} × {down:.3g}"

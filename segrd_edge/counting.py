@@ -44,9 +44,13 @@ class Counting:
         if latest is None or latest[0] != placement:
             latest = placement, placement.mask_to_network(self._in_frame(placement.frame_hw))
             if not latest[1].any():
+                crop = placement.crop_xywh
+                inside = (
+                    "" if crop is None else f" inside the crop {','.join(map(str, crop))} (left, top, width, height)"
+                )
                 raise OptionError(
                     "the region of interest and the ignore mask leave no pixel to inspect",
-                    expected=f"at least one pixel of the network's {placement.size_hw} (height, width)",
+                    expected=f"at least one pixel of the network's {placement.size_hw} (height, width){inside}",
                     fix="enlarge the region of interest, or train with a larger --size",
                 )
             self._latest = latest

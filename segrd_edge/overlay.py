@@ -20,6 +20,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SMALLEST_SCALE = 0.28  # of the font: about 6 px high, the smallest that can be read
 _HALO_FROM_PX = 200  # smaller frames would show more halo than region
 _HEAT_OPACITY = 0.55
+_OUTSIDE_BRIGHTNESS = 0.4  # of what lies outside the crop: still to be recognised, plainly not looked at
 # Heat 0..255 with the threshold at 128: what is clearly good stays untouched, and opacity rises towards the threshold.
 _OPACITY = np.clip((np.arange(256, dtype=np.float32) - 64) / 64, 0, 1) * np.float32(_HEAT_OPACITY)
 
@@ -57,15 +58,24 @@ def draw_overlay(
 def blend_heat(
     picture: npt.NDArray[np.uint8], anomaly_map: npt.NDArray[np.float32], placement: Placement, threshold: float
 ) -> npt.NDArray[np.uint8]:
-    """The map in colours over a picture of its frame at any scale: uint8 H×W×3 BGR in and out, h×w map in [0, 1]."""
+    """The map in colours over a picture of its frame at any scale: uint8 H×W×3 BGR in and out, h×w map in [0, 1].
+
+    What lies outside the crop, where there is one, is darkened.
+    """
     # min and max keep the three points in order where the threshold lies outside the map's range.
     low, high = min(threshold, 0.0), max(threshold, 1.0)
     heat = np.interp(anomaly_map, (low, threshold, high), (0, 128, 255))
     inner = np.ascontiguousarray(placement.crop(np.rint(heat).astype(np.uint8)))
-    heat_u8 = cv2.resize(inner, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    beneath = np.ascontiguousarray(placement.seen(picture))
+    heat_u8 = cv2.resize(inner, beneath.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     opacity = cv2.LUT(heat_u8, _OPACITY)
     colours = cv2.applyColorMap(heat_u8, cv2.COLORMAP_TURBO)
-    return np.asarray(cv2.blendLinear(picture, colours, 1 - opacity, opacity), np.uint8)
+    blended = np.asarray(cv2.blendLinear(beneath, colours, 1 - opacity, opacity), np.uint8)
+    if placement.crop_xywh is None:
+        return blended
+    whole = cv2.convertScaleAbs(picture, alpha=_OUTSIDE_BRIGHTNESS)
+    placement.seen(whole)[...] = blended
+    return np.asarray(whole, np.uint8)
 
 
 def draw_regions(picture: npt.NDArray[np.uint8], regions: Sequence[Region], scale: float = 1.0) -> None:

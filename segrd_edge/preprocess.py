@@ -1,8 +1,9 @@
 """Preprocessing as data: one frozen record that training, evaluation, calibration and the runtime all use.
 
-`Preprocess.resize` is the only resize between a frame and the network. Where an axis shrinks it is area averaging (each
-network pixel is the mean of the frame area that it covers, so fine defects are not aliased away); where an axis grows
-it is bilinear. Normalisation happens inside the deploy graph (`export.deploy`) and, for training, in `training.maps`.
+`Preprocess.resize` is the only way from a frame to the network: it cuts the crop out, where there is one, and resizes
+it. Where an axis shrinks that is area averaging (each network pixel is the mean of the frame area that it covers, so
+fine defects are not aliased away); where an axis grows it is bilinear. Normalisation happens inside the deploy graph
+(`export.deploy`) and, for training, in `training.maps`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .errors import OptionError
+from .errors import FrameError, OptionError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,9 +26,9 @@ SIZE_MULTIPLE = 32  # the coarsest feature map of the backbones is 1/32 of the i
 class Placement:
     """Where a frame lies inside the network image, and the way back.
 
-    The frame of `frame_hw` pixels fills the rectangle `top, left, height, width` of a network image of `size_hw`
-    pixels; the rest, if any, is letterbox border. Coordinates are pixel edges: (0, 0) is the outer corner of the
-    first pixel.
+    The crop of a frame of `frame_hw` pixels, or all of it, fills the rectangle `top, left, height, width` of a network
+    image of `size_hw` pixels; the rest, if any, is letterbox border. Coordinates are pixel edges: (0, 0) is the outer
+    corner of the first pixel, of the whole frame and not of the crop.
     """
 
     frame_hw: tuple[int, int]
@@ -36,31 +37,50 @@ class Placement:
     left: int
     height: int
     width: int
+    crop_xywh: tuple[int, int, int, int] | None = None  # of the frame, inside it; None is all of it
+
+    @property
+    def seen_xywh(self) -> tuple[int, int, int, int]:
+        """The rectangle of the frame that the network sees: the crop, or all of it."""
+        return self.crop_xywh or (0, 0, self.frame_hw[1], self.frame_hw[0])
 
     @property
     def scale_xy(self) -> tuple[float, float]:
         """Frame pixels per network pixel along x and y."""
-        return self.frame_hw[1] / self.width, self.frame_hw[0] / self.height
+        _, _, width, height = self.seen_xywh
+        return width / self.width, height / self.height
 
     def to_frame_xy(self, points_xy: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Network coordinates (…, 2) as x, y → frame coordinates, clipped to the frame."""
+        """Network coordinates (…, 2) as x, y → coordinates of the whole frame, clipped to what the network sees."""
+        left, top, width, height = self.seen_xywh
         points = np.asarray(points_xy, dtype=np.float64)
-        moved = (points - (self.left, self.top)) * self.scale_xy
-        return np.clip(moved, 0, (self.frame_hw[1], self.frame_hw[0]))
+        moved = (points - (self.left, self.top)) * self.scale_xy + (left, top)
+        return np.clip(moved, (left, top), (left + width, top + height))
+
+    def seen(self, picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The part of the frame, or of a picture of it at any scale (H×W or H×W×c), that the network sees; a view."""
+        left, top, width, height = self.seen_xywh
+        rows = _scaled(top, height, picture.shape[0], self.frame_hw[0])
+        return picture[rows, _scaled(left, width, picture.shape[1], self.frame_hw[1])]
 
     def crop(self, network_hw: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The part of a network-size array (h×w or h×w×c) that the frame covers; a view."""
+        """The part of a network-size array (h×w or h×w×c) that shows the frame, no letterbox border; a view."""
         return network_hw[self.top : self.top + self.height, self.left : self.left + self.width]
 
     def map_to_frame(self, network_map: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """A map of network size (h×w float32) at the frame's resolution (H×W float32, bilinear)."""
-        height, width = self.frame_hw
+        """A map of network size (h×w float32) at the frame's resolution (H×W float32, bilinear); 0 outside the crop."""
+        _, _, width, height = self.seen_xywh
         inner = np.ascontiguousarray(self.crop(network_map))
-        return np.asarray(cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+        resized = np.asarray(cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+        if self.crop_xywh is None:
+            return resized
+        frame_map = np.zeros(self.frame_hw, np.float32)
+        self.seen(frame_map)[...] = resized
+        return frame_map
 
     def mask_to_network(self, frame_mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """A boolean mask of frame size (H×W) at network size: True where at least half of the area is; border False."""
-        inside = shrink_or_grow(frame_mask.astype(np.uint8) * 255, (self.height, self.width)) >= 128
+        inside = shrink_or_grow(self.seen(frame_mask).astype(np.uint8) * 255, (self.height, self.width)) >= 128
         mask = np.zeros(self.size_hw, bool)
         self.crop(mask)[...] = inside
         return mask
@@ -71,7 +91,7 @@ class Preprocess:
     """How a frame becomes what the network sees. Stored in the run and in the bundle.
 
     Raises:
-        OptionError: a size that is not a multiple of 32, or an unknown fit or pixel order.
+        OptionError: a size that is not a multiple of 32, an unknown fit or pixel order, or an impossible crop.
     """
 
     size_hw: tuple[int, int] = (256, 256)  # network size
@@ -81,6 +101,7 @@ class Preprocess:
     std: tuple[float, float, float] = IMAGENET_STD
     fill: int = 114  # grey level of the letterbox border
     value_range: tuple[int, int] | None = None  # of 16-bit frames: (black, white); None refuses them
+    crop_xywh: tuple[int, int, int, int] | None = None  # left, top, width, height, frame pixels: all that is looked at
 
     def __post_init__(self) -> None:
         if len(self.size_hw) != 2 or any(s < SIZE_MULTIPLE or s % SIZE_MULTIPLE for s in self.size_hw):
@@ -93,26 +114,60 @@ class Preprocess:
             raise OptionError(f"unknown fit {self.fit!r}", expected="'stretch' or 'letterbox'")
         if self.pixel_order not in ("rgb", "bgr"):
             raise OptionError(f"unknown pixel order {self.pixel_order!r}", expected="'rgb' or 'bgr'")
+        crop = self.crop_xywh
+        if crop is not None and (len(crop) != 4 or min(crop[:2]) < 0 or min(crop[2:]) < 1):
+            raise OptionError(
+                f"crop {','.join(map(str, crop))} cannot be used",
+                expected="left >= 0, top >= 0, width >= 1, height >= 1, in frame pixels",
+                fix="for example --crop 100,0,1800,1800",
+            )
+
+    @property
+    def least_frame_hw(self) -> tuple[int, int]:
+        """Height and width of the smallest frame that the crop lies inside of."""
+        left, top, width, height = self.crop_xywh or (0, 0, 1, 1)
+        return top + height, left + width
 
     def placement(self, frame_hw: tuple[int, int]) -> Placement:
-        """Where a frame of `frame_hw` pixels lands in the network image."""
+        """Where a frame of `frame_hw` pixels lands in the network image.
+
+        Raises:
+            FrameError: the crop reaches outside the frame.
+        """
+        self._check_crop(frame_hw)
         height, width = self.size_hw
         if self.fit == "stretch":
-            return Placement(frame_hw, self.size_hw, 0, 0, height, width)
-        scale = min(height / frame_hw[0], width / frame_hw[1])
-        inner_h = min(height, max(1, round(frame_hw[0] * scale)))
-        inner_w = min(width, max(1, round(frame_hw[1] * scale)))
-        return Placement(frame_hw, self.size_hw, (height - inner_h) // 2, (width - inner_w) // 2, inner_h, inner_w)
+            return Placement(frame_hw, self.size_hw, 0, 0, height, width, self.crop_xywh)
+        seen_w, seen_h = self.crop_xywh[2:] if self.crop_xywh else frame_hw[::-1]
+        scale = min(height / seen_h, width / seen_w)
+        inner_h = min(height, max(1, round(seen_h * scale)))
+        inner_w = min(width, max(1, round(seen_w * scale)))
+        top, left = (height - inner_h) // 2, (width - inner_w) // 2
+        return Placement(frame_hw, self.size_hw, top, left, inner_h, inner_w, self.crop_xywh)
 
     def resize(self, frame_bgr_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """A frame (uint8 H×W×3, BGR) → the network image before normalisation (uint8 h×w×3, BGR), newly allocated."""
+        """A frame (uint8 H×W×3, BGR) → the network image before normalisation (uint8 h×w×3, BGR), newly allocated.
+
+        Raises:
+            FrameError: the crop reaches outside the frame.
+        """
         place = self.placement((frame_bgr_u8.shape[0], frame_bgr_u8.shape[1]))
-        inner = shrink_or_grow(frame_bgr_u8, (place.height, place.width))
+        inner = shrink_or_grow(place.seen(frame_bgr_u8), (place.height, place.width))
         if (place.height, place.width) == self.size_hw:
             return inner
         image = np.full((*self.size_hw, 3), self.fill, np.uint8)
         place.crop(image)[...] = inner
         return image
+
+    def _check_crop(self, frame_hw: tuple[int, int]) -> None:
+        least_hw = self.least_frame_hw
+        if self.crop_xywh is not None and (frame_hw[0] < least_hw[0] or frame_hw[1] < least_hw[1]):
+            raise FrameError(
+                f"a frame of {frame_hw[1]}×{frame_hw[0]} pixels, which the crop {','.join(map(str, self.crop_xywh))} "
+                "(left, top, width, height) reaches outside of",
+                expected=f"at least {least_hw[1]}×{least_hw[0]} pixels",
+                fix="take frames as the camera gave them in training, or train again with a --crop inside these",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,6 +177,12 @@ class Preprocess:
         """The inverse of `to_dict`, also after JSON has turned the tuples into lists."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
+
+
+def _scaled(start: int, length: int, size: int, frame_size: int) -> slice:
+    """A stretch of one axis of the frame on a picture of another size: to whole pixels, and one at least."""
+    first = min(round(start * size / frame_size), size - 1)
+    return slice(first, max(first + 1, round((start + length) * size / frame_size)))
 
 
 def shrink_or_grow(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -64,12 +64,19 @@ def golden_frame(
     """A frame (uint8 H×W×3 BGR) for a golden network image (uint8 h×w×3): what the graphs that take frames are tested
     with.
 
-    The part of the image that a frame covers is enlarged to the frame, or shrunk, by nearest neighbours; OpenCV's
-    INTER_NEAREST is exact, and so this gives the same bytes on every machine.
+    The part of the image that a frame covers is enlarged to the frame, or to its crop, by nearest neighbours, or
+    shrunk; OpenCV's INTER_NEAREST is exact, and so this gives the same bytes on every machine. What lies outside the
+    crop is black.
+
+    Raises:
+        FrameError: the crop reaches outside of a frame of that size.
     """
     place = preprocess.placement(frame_hw)
     covered = np.ascontiguousarray(place.crop(image))
-    return np.asarray(cv2.resize(covered, frame_hw[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+    frame = np.zeros((*frame_hw, 3), np.uint8)
+    seen = place.seen(frame)
+    seen[...] = cv2.resize(covered, seen.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    return frame
 
 
 def _mean_difference(output: EngineOutput, anomaly_map: npt.NDArray[np.float32]) -> float:

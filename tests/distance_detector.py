@@ -198,17 +198,17 @@ def _make_bundle(
     fields = _manifest_fields(**changes)
     known = records or fields["graphs"]
     fields["graphs"] = {name: record for name, record in known.items() if name in graphs}
-    write_bundle(path, Manifest(**fields), {**members, "golden.npz": _golden(graphs)})
+    write_bundle(path, Manifest(**fields), {**members, "golden.npz": _golden(graphs, fields["preprocess"])})
     return path
 
 
-def _golden(graphs: dict[str, bytes]) -> bytes:
+def _golden(graphs: dict[str, bytes], preprocess: dict[str, Any]) -> bytes:
     images = np.stack([paint(SIZE_HW), paint(SIZE_HW, (10, 10, 20, 20))])
     arrays: dict[str, np.ndarray] = {"images": images}
     for name, graph in graphs.items():
         engine = OnnxRuntimeEngine(graph)
-        preprocess = Preprocess(size_hw=SIZE_HW)
-        items = [golden_frame(i, preprocess, engine.input_hw) if engine.takes_frames else i for i in images]
+        whole = Preprocess.from_dict(preprocess)
+        items = [golden_frame(i, whole, engine.input_hw) if engine.takes_frames else i for i in images]
         outputs = [engine.run(item) for item in items]
         arrays[f"score_{name}"] = np.array([o.score for o in outputs], np.float32)
         arrays[f"map_{name}"] = np.stack([o.anomaly_map for o in outputs])

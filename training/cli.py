@@ -35,6 +35,9 @@ def train(
     ] = None,
     size: Annotated[str, typer.Option(help="Network size: 256, or HEIGHTxWIDTH.")] = "256",
     fit: Annotated[str, typer.Option(help="stretch or letterbox.")] = "stretch",
+    crop: Annotated[
+        str | None, typer.Option(help="Look at this part of every frame only: LEFT,TOP,WIDTH,HEIGHT in its pixels.")
+    ] = None,
     rotation: Annotated[str, typer.Option(help="Turn training images: none, small (5 degrees) or full.")] = "none",
     foreground: Annotated[
         bool, typer.Option(help="Keep synthetic defects on an object before a plain background.")
@@ -74,7 +77,7 @@ def train(
             textures=str(textures) if textures else None,
             foreground=foreground,
             rotation=one_of("--rotation", rotation, ("none", "small", "full")),
-            preprocess=parse_preprocess(size, fit, value_range),
+            preprocess=parse_preprocess(size, fit, value_range, crop),
             batch=batch or default_batch(minutes),
             seed=seed,
             held_out=held_out,
@@ -114,6 +117,8 @@ def evaluate(
     result = evaluate_model(
         model, photos, precision=precision, engine=engine, track=lambda items: track(items, "evaluating", len(items))
     )
+    if result.notice:
+        console.print(result.notice, markup=False, soft_wrap=True)
     table = new_table(f"{model} on {photos}", "kind", *METRICS, "images")
     rows = {**result.by_kind, "all": result.metrics}
     for kind, metrics in rows.items():
@@ -125,13 +130,19 @@ def evaluate(
         emit_json({"model": str(model), "photos": str(photos), **result.to_dict()})
 
 
-def parse_preprocess(size: str, fit: str, value_range: str | None) -> Any:
+def parse_preprocess(size: str, fit: str, value_range: str | None, crop: str | None) -> Any:
     """The preprocessing that the options describe."""
     from segrd_edge.preprocess import Preprocess
 
     sides = parse_ints("--size", size, 2 if "x" in size else 1, "x", "256x640")
     limits = parse_ints("--range", value_range, 2, ":", "0:4095") if value_range else None
-    return Preprocess(size_hw=(sides[0], sides[-1]), fit=cast(Any, fit), value_range=cast(Any, limits))
+    crop_xywh = parse_ints("--crop", crop, 4, ",", "100,0,1800,1800") if crop else None
+    return Preprocess(
+        size_hw=(sides[0], sides[-1]),
+        fit=cast(Any, fit),
+        value_range=cast(Any, limits),
+        crop_xywh=cast(Any, crop_xywh),
+    )
 
 
 def parse_options(options: list[str]) -> dict[str, Any]:

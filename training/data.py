@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from segrd_edge.errors import DataError, FrameError
 from segrd_edge.frames import IMAGE_SUFFIXES, read_frame, read_pixels
+from segrd_edge.preprocess import Preprocess
 
 MINIMUM_GOOD = 16  # fewer leave nothing to train on once the threshold's share is held out
 MINIMUM_HELD_OUT = 8
@@ -128,16 +129,18 @@ def scan(folder: str | Path) -> PhotoFolder:
     return PhotoFolder(root, "mvtec" if mvtec else "plain", train, test)
 
 
-def check(folder: PhotoFolder, value_range: tuple[int, int] | None = None) -> PhotoFolder:
+def check(folder: PhotoFolder, preprocess: Preprocess | None = None) -> PhotoFolder:
     """Open every file and return the same folder without the unusable ones, with all problems listed at once.
 
-    Found: unreadable files, 16-bit files without a stated range, duplicates (same pixels; a good training image that
-    is also a test image is the worst of them), masks that are missing, empty or of another size.
+    Found: unreadable files, 16-bit files without a stated range, files that the crop reaches outside of, duplicates
+    (same pixels; a good training image that is also a test image is the worst of them), masks that are missing, empty
+    or of another size. A defect outside the crop is no problem of the file; evaluation leaves it out.
     """
+    preprocess = preprocess or Preprocess()
     problems: list[Problem] = []
     seen: dict[str, Path] = {}
-    train = [p for p in folder.train if _usable(p, problems, seen, value_range)]
-    test = [p for p in folder.test if _usable(p, problems, seen, value_range)]
+    train = [p for p in folder.train if _usable(p, problems, seen, preprocess)]
+    test = [p for p in folder.test if _usable(p, problems, seen, preprocess)]
     if len(train) < MINIMUM_GOOD:
         problems.append(
             Problem(folder.root, f"{len(train)} usable good images, fewer than the minimum of {MINIMUM_GOOD}")
@@ -176,10 +179,11 @@ def _find_mask(image: Path, kind: str, root: Path) -> Path | None:
     return None
 
 
-def _usable(photo: Photo, problems: list[Problem], seen: dict[str, Path], value_range: tuple[int, int] | None) -> bool:
+def _usable(photo: Photo, problems: list[Problem], seen: dict[str, Path], preprocess: Preprocess) -> bool:
     """Check one photograph; append what is wrong; False where it cannot be used."""
     try:
-        frame = read_frame(photo.path, value_range=value_range)
+        frame = read_frame(photo.path, value_range=preprocess.value_range)
+        preprocess.placement((frame.shape[0], frame.shape[1]))
     except FrameError as error:
         problems.append(Problem(photo.path, error.what.removeprefix(f"{photo.path}: ") + _hint(error)))
         return False
@@ -206,6 +210,6 @@ def _usable(photo: Photo, problems: list[Problem], seen: dict[str, Path], value_
 
 
 def _hint(error: FrameError) -> str:
-    return (
-        " (state the range with --range 0:65535, or 0:4095 for 12-bit cameras)" if "value range" in error.what else ""
-    )
+    if "value range" in error.what:
+        return " (state the range with --range 0:65535, or 0:4095 for 12-bit cameras)"
+    return " (give a --crop inside it)" if "the crop" in error.what else ""

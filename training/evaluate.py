@@ -1,18 +1,22 @@
 """How good is it: a run or a bundle on a folder of photographs, with every metric per defect type.
 
-Nothing is selected here. A run is evaluated in torch; a bundle through the very `Detector` that runs on the line.
+Nothing is selected here, but for defects that lie wholly outside the crop: no detector of this run can find them, and
+counting them, as escapes or as good parts, would say something else than how good it is. They are left out of every
+metric and named (`Evaluation.left_out`). That takes a mask: a defect without one counts wherever it lies. A run is
+evaluated in torch; a bundle through the very `Detector` that runs on the line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from segrd_edge.errors import DataError, FrameError
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
 
@@ -41,6 +45,18 @@ class Evaluation:
     metrics: Metrics
     by_kind: dict[str, Metrics]
     frames: list[FrameResult]
+    left_out: list[Photo] = field(default_factory=list)  # their defects lie wholly outside the crop
+
+    @property
+    def notice(self) -> str | None:
+        """What was left out and why, in a sentence for the user; None where nothing was."""
+        if not self.left_out:
+            return None
+        count, first = len(self.left_out), self.left_out[0].path
+        return (
+            f"{count} defect photograph{'s are' if count > 1 else ' is'} left out of the metrics: by their masks the "
+            f"defects lie wholly outside the crop, where this detector does not look (first: {first})"
+        )
 
     @property
     def good_scores(self) -> list[float]:
@@ -52,15 +68,33 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         kinds = {kind: metrics.to_dict() for kind, metrics in self.by_kind.items()}
-        return {**self.metrics.to_dict(), "by_kind": kinds}
+        return {**self.metrics.to_dict(), "images_left_out": len(self.left_out), "by_kind": kinds}
 
 
 def evaluate_photos(predictor: Predictor, preprocess: Preprocess, photos: Iterable[Photo]) -> Evaluation:
-    """Evaluate a predictor on photographs; masks come to network size by `training.metrics.downsample_mask`."""
-    frames = [_evaluate_photo(predictor, preprocess, photo) for photo in photos]
+    """Evaluate a predictor on photographs; masks come to network size by `training.metrics.downsample_mask`.
+
+    Raises:
+        DataError: no photograph to evaluate.
+        FrameError: a photograph cannot be read, or the crop reaches outside of it.
+    """
+    frames, left_out = [], []
+    for photo in photos:
+        result = _evaluate_photo(predictor, preprocess, photo)
+        if result is None:
+            left_out.append(photo)
+        else:
+            frames.append(result)
+    if not frames:
+        raise DataError(
+            "there is no photograph to evaluate"
+            + (f": the defects of all {len(left_out)} lie outside the crop" if left_out else ""),
+            expected="photographs of good parts, or of defects inside the crop",
+            fix="evaluate on a folder that has them",
+        )
     kinds = sorted({f.photo.kind for f in frames if f.photo.is_defect})
     by_kind = {kind: _metrics([f for f in frames if f.photo.kind in (GOOD, kind)]) for kind in kinds}
-    return Evaluation(_metrics(frames), by_kind, frames)
+    return Evaluation(_metrics(frames), by_kind, frames, left_out)
 
 
 def evaluate(
@@ -80,7 +114,7 @@ def evaluate(
         track: wraps the photographs, for a progress bar.
 
     Raises:
-        DataError, TrainingError, BundleError: what cannot be read.
+        DataError, TrainingError, BundleError, FrameError: what cannot be read or does not fit the crop.
     """
     folder = scan(photos)
     if Path(model).is_dir():
@@ -126,13 +160,20 @@ def detector_predictor(detector: Any) -> Predictor:
     return predictor
 
 
-def _evaluate_photo(predictor: Predictor, preprocess: Preprocess, photo: Photo) -> FrameResult:
+def _evaluate_photo(predictor: Predictor, preprocess: Preprocess, photo: Photo) -> FrameResult | None:
+    """None where the photograph's defects lie wholly outside the crop."""
     frame = read_frame(photo.path, value_range=preprocess.value_range)
-    anomaly_map, score = predictor(frame)
+    try:
+        placement = preprocess.placement((frame.shape[0], frame.shape[1]))
+    except FrameError as error:
+        raise FrameError(f"{photo.path}: {error.what}", expected=error.expected, fix=error.fix) from error
     mask = None
     if photo.mask is not None:
-        placement = preprocess.placement((frame.shape[0], frame.shape[1]))
-        mask = downsample_mask(read_mask(photo.mask), preprocess.size_hw, placement)
+        frame_mask = read_mask(photo.mask)
+        mask = downsample_mask(frame_mask, preprocess.size_hw, placement)
+        if frame_mask.any() and not placement.seen(frame_mask).any():
+            return None
+    anomaly_map, score = predictor(frame)
     return FrameResult(photo, score, anomaly_map, mask)
 
 

@@ -96,7 +96,8 @@ def downsample_mask(
     Args:
         mask: H×W at frame resolution; bool, or uint8 where 255 is defective and values between are partly so.
         size_hw: network size.
-        placement: where the frame lies in the network image; the letterbox border is normal. None is stretch.
+        placement: where the frame lies in the network image; the letterbox border is normal, what lies outside the
+            crop is cut off. None is stretch, without a crop.
 
     Returns:
         h×w bool.
@@ -112,11 +113,12 @@ def downsample_mask(
             expected=f"the placement's frame {place.frame_hw} and network size {place.size_hw}",
             fix="take the placement of the frame that the mask belongs to",
         )
-    rows = antialiased_weights(frame_mask.shape[0], place.height)
-    columns = antialiased_weights(frame_mask.shape[1], place.width)
+    seen = place.seen(frame_mask)
+    rows = antialiased_weights(seen.shape[0], place.height)
+    columns = antialiased_weights(seen.shape[1], place.width)
     network_mask = np.zeros(size_hw, bool)
     # A pixel that is covered by exactly one half must not be lost to the last bit of a sum.
-    place.crop(network_mask)[...] = rows @ frame_mask @ columns.T >= 0.5 - 1e-9
+    place.crop(network_mask)[...] = rows @ seen @ columns.T >= 0.5 - 1e-9
     return network_mask
 
 

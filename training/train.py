@@ -107,12 +107,13 @@ def train(
 
 def checked(config: RunConfig, *, skip_bad: bool) -> PhotoFolder:
     """The folder after the data check; DataError lists every problem unless they may be skipped."""
-    folder = check(scan(config.data), config.preprocess.value_range)
+    folder = check(scan(config.data), config.preprocess)
     if folder.problems and not skip_bad:
         listing = "\n".join(f"  {problem}" for problem in folder.problems)
+        large_enough = ", inside which the crop lies" if config.preprocess.crop_xywh else ""
         raise DataError(
             f"the data check found {len(folder.problems)} problem(s):\n{listing}",
-            expected="readable images, each once, with masks of their own size",
+            expected=f"readable images, each once{large_enough}, with masks of their own size",
             fix="mend or remove these files, or train without them: --skip-bad",
         )
     return folder

@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
-from segrd_edge import engines
+from segrd_edge import Bundle, engines
+from segrd_edge.benchmarks.frames import golden_frames
 from segrd_edge.benchmarks.latency import measure
 from segrd_edge.benchmarks.latency_report import LatencyReport
 from segrd_edge.errors import DataError, EngineError, FrameError, MissingExtraError, OptionError, SegrdError
+from segrd_edge.preprocess import Preprocess
 
 ALL = ["openvino fp32", "onnxruntime fp32", "openvino int8", "onnxruntime int8"]
 
@@ -190,13 +192,24 @@ def test_a_run_of_another_size_is_refused(bundle_path: Path, monkeypatch: pytest
         measure(bundle_path, rounds=2, run="runs/part")
 
 
+def test_frames_for_a_bundle_with_a_crop(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    preprocess = Preprocess((64, 96), crop_xywh=(200, 10, 900, 100))
+    path = make_bundle(tmp_path / "part.segrd", preprocess=preprocess.to_dict())
+    assert measure(path, rounds=2, engines=["onnxruntime"], threads=1).frame_sizes_hw == [(1024, 1100)]
+    bundle = Bundle.open(path)
+    for frame, image in zip(golden_frames(bundle, (120, 1200)).frames, bundle.golden()["images"], strict=False):
+        assert np.abs(preprocess.resize(frame).astype(int) - image).mean() < 5  # the image, and noise
+        assert frame[:, :199].mean() < 5
+    with pytest.raises(FrameError, match="a frame of 640×480 pixels, which the crop 200,10,900,100"):
+        measure(path, frame_hw=(480, 640), rounds=2, engines=["onnxruntime"])
+
+
 def _distance_run(size_hw: tuple[int, int]) -> Any:
     """What `Run.load` would give for the test bundle's detector: the distance from the part's colour, in torch."""
     import torch
     from torch import Tensor, nn
 
     from segrd_edge.mapspec import MapSpec
-    from segrd_edge.preprocess import Preprocess
 
     from ..distance_detector import PART_BGR, THRESHOLD, TOP_PIXELS
 

@@ -29,6 +29,14 @@ def test_half_good_half_synthetic_each_on_its_own_photograph(photos: Path) -> No
         assert np.array_equal(frame.image_bgr_u8, clean) == (frame.kind == "good")
 
 
+def test_calibration_frames_are_cropped_like_all_others(photos: Path) -> None:
+    preprocess = Preprocess((64, 96), crop_xywh=(11, 5, 60, 40))
+    for frame in choose_frames(good_photos(photos), preprocess, count=4):
+        if frame.kind == "good":
+            alone = np.ascontiguousarray(read_frame(frame.path)[5:45, 11:71])
+            np.testing.assert_array_equal(frame.image_bgr_u8, PREPROCESS.resize(alone))
+
+
 def test_few_photographs_give_more_defects_not_the_same_good_image_twice(photos: Path) -> None:
     frames = choose_frames(good_photos(photos)[:3], PREPROCESS, count=10)
     assert [frame.kind for frame in frames] == ["good"] * 3 + ["synthetic"] * 7

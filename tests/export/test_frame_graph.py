@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +19,23 @@ from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.quantise import quantise, tensors_to_calibrate
 from segrd_edge.calibration.ranges import observe, to_ranges
 from segrd_edge.calibration.session import run_graph
-from segrd_edge.errors import ExportError, OptionError
+from segrd_edge.detector import Detector
+from segrd_edge.errors import ExportError, FrameError, OptionError
 from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.export.frame_graph import BLOCK_ROWS, axis_weights, build_frame_graph, repeating_block
 from segrd_edge.export.onnx import PLAIN_OPS
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
+from segrd_edge.tensorrt.build import build
 
 SIGMOID = MapSpec("sigmoid", 0, 100)
 Frame = npt.NDArray[np.uint8]
 
 
-def pixels_graph(size_hw: tuple[int, int]) -> onnx.ModelProto:
+def pixels_graph(size_hw: tuple[int, int], batch: int = 1) -> onnx.ModelProto:
     """A deploy graph that gives nothing but the planes that its network would see."""
-    image, pixels = gs.Variable("image", np.uint8, (1, *size_hw, 3)), gs.Variable("pixels", np.float32)
-    planes, seen = (gs.Variable(name, np.float32, (1, 3, *size_hw)) for name in ("planes", "seen"))
+    image, pixels = gs.Variable("image", np.uint8, (batch, *size_hw, 3)), gs.Variable("pixels", np.float32)
+    planes, seen = (gs.Variable(name, np.float32, (batch, 3, *size_hw)) for name in ("planes", "seen"))
     nodes = [
         gs.Node("Cast", "cast", {"to": onnx.TensorProto.FLOAT}, [image], [pixels]),
         gs.Node("Transpose", "transpose", {"perm": [0, 3, 1, 2]}, [pixels], [planes]),
@@ -41,9 +44,9 @@ def pixels_graph(size_hw: tuple[int, int]) -> onnx.ModelProto:
     return write_graph(gs.Graph(nodes, [image], [seen], opset=OPSET))
 
 
-def run(graph: onnx.ModelProto, outputs: list[str], frame: Frame) -> list[npt.NDArray[Any]]:
+def run(graph: onnx.ModelProto, outputs: list[str], *batch: Frame) -> list[npt.NDArray[Any]]:
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(outputs, {"frame": frame[None]})
+    return session.run(outputs, {"frame": np.stack(batch)})
 
 
 def frames(frame_hw: tuple[int, int]) -> dict[str, Frame]:
@@ -117,6 +120,83 @@ def test_a_five_megapixel_frame(fit: Any, frame_hw: tuple[int, int]) -> None:
     assert (difference > 0).mean() < 0.01
 
 
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+@pytest.mark.parametrize(
+    ("frame_hw", "crop_xywh"),
+    [
+        ((211, 307), (100, 8, 192, 128)),  # even offsets, whole factors
+        ((211, 307), (33, 7, 201, 173)),  # odd everything
+        ((211, 307), (0, 0, 97, 211)),  # the left edge, full height
+        ((211, 307), (210, 210, 97, 1)),  # one row in the lower right corner
+        ((211, 307), (0, 11, 307, 65)),  # full width
+        ((211, 307), (5, 6, 96, 64)),  # network size already: nothing but the crop
+        ((64, 96), (0, 0, 96, 64)),  # all of the frame
+        ((70, 99), (3, 3, 41, 37)),  # growing
+    ],
+)
+def test_the_crop_is_cut_before_the_resize(
+    fit: Any, frame_hw: tuple[int, int], crop_xywh: tuple[int, int, int, int]
+) -> None:
+    preprocess = Preprocess((64, 96), fit=fit, fill=31, crop_xywh=crop_xywh)
+    graph = build_frame_graph(pixels_graph((64, 96)), preprocess, frame_hw)
+    cuts = [node for node in graph.graph.node if node.op_type == "Slice"]
+    assert len(cuts) == (crop_xywh[2:] != frame_hw[::-1])
+    for name, frame in frames(frame_hw).items():
+        wanted = preprocess.resize(frame).transpose(2, 0, 1)
+        (got,) = run(graph, ["seen"], frame)
+        assert np.abs(got[0] - wanted).max() <= 1, name
+        np.testing.assert_array_equal(got, np.rint(got))
+
+
+@pytest.mark.parametrize("crop_xywh", [None, (33, 7, 201, 173), (100, 8, 192, 128)])
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+def test_every_frame_of_a_batch_gives_what_it_gives_alone(fit: Any, crop_xywh: Any) -> None:
+    preprocess, frame_hw = Preprocess((64, 96), fit=fit, crop_xywh=crop_xywh), (256, 307)
+    names = ("noise", "stripes", "gradient")
+    batch = [frames(frame_hw)[name] for name in names]
+    graph = build_frame_graph(pixels_graph((64, 96), len(batch)), preprocess, frame_hw)
+    assert [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim] == [3, *frame_hw, 3]
+    (together,) = run(graph, ["seen"], *batch)
+    one = build_frame_graph(pixels_graph((64, 96)), preprocess, frame_hw)
+    for got, frame in zip(together, batch, strict=True):
+        np.testing.assert_array_equal(got, run(one, ["seen"], frame)[0][0])
+
+
+def test_a_detector_that_crops_in_the_graph_says_what_one_that_crops_on_the_cpu_says(
+    deploy_graph: Callable[..., bytes], make_bundle: Callable[..., Path], tmp_path: Path, painter: Callable[..., Frame]
+) -> None:
+    preprocess, frame_hw = Preprocess((64, 96), crop_xywh=(101, 51, 181, 121)), (300, 401)
+    deploy = in_planes(onnx.load_from_string(deploy_graph()))
+    graphs = {"cpu": deploy, "graph": build_frame_graph(deploy, preprocess, frame_hw)}
+    paths = [
+        make_bundle(
+            tmp_path / f"{name}.segrd", graphs={"fp32": graph.SerializeToString()}, default_precision="fp32",
+            calibration=None, preprocess=preprocess.to_dict(),
+        )
+        for name, graph in graphs.items()
+    ]  # fmt: skip
+    frame = painter(frame_hw, (150, 90, 31, 20), (0, 0, 90, 300))
+    with Detector(paths[0]) as resizing, Detector(paths[1]) as whole:
+        assert (resizing.takes_frames, whole.takes_frames) == (False, True)
+        whole.self_test()
+        wanted, found = resizing.inspect(frame), whole.inspect(frame)
+    assert found.regions == wanted.regions
+    assert [abs(region.box_xywh[0] - 150) <= 2 for region in found.regions] == [True]
+    np.testing.assert_allclose(found.anomaly_map, wanted.anomaly_map, atol=1 / 255)
+    np.testing.assert_array_equal(found.map_in_frame() > 0, wanted.map_in_frame() > 0)
+
+
+def in_planes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The test detector's graph, which computes on pixels, behind the Transpose that real deploy graphs begin with."""
+    cast, *others = model.graph.node
+    there = onnx.helper.make_node("Transpose", list(cast.output), ["planes"], "there", perm=[0, 3, 1, 2])
+    back = onnx.helper.make_node("Transpose", ["planes"], ["pixels again"], "back", perm=[0, 2, 3, 1])
+    others[0].input[0] = "pixels again"
+    del model.graph.node[:]
+    model.graph.node.extend([cast, there, back, *others])
+    return model
+
+
 @pytest.mark.parametrize(("source", "target"), [(2048, 256), (2448, 256), (211, 64), (96, 64), (37, 64), (1, 32)])
 def test_one_repeated_block_is_the_whole_kernel(source: int, target: int) -> None:
     repeats, block = repeating_block(source, target)
@@ -184,21 +264,28 @@ def test_what_does_not_fit_is_refused(one_conv: Callable[[MapSpec], Any]) -> Non
         build_frame_graph(core, preprocess, (300, 200))
     with pytest.raises(ExportError, match=r"takes uint8 \[1, 300, 200, 3\]"):  # twice
         build_frame_graph(build_frame_graph(deploy, preprocess, (300, 200)), preprocess, (300, 200))
+    with pytest.raises(FrameError, match="200×300 pixels, which the crop 10,0,200,300"):
+        build_frame_graph(deploy, Preprocess((64, 96), crop_xywh=(10, 0, 200, 300)), (300, 200))
+    deploy.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    with pytest.raises(ExportError, match=r"takes uint8 \['n', 64, 96, 3\]"):
+        build_frame_graph(deploy, preprocess, (300, 200))
 
 
-@pytest.mark.parametrize(("fit", "frame_hw"), [("stretch", (2048, 2448)), ("letterbox", (211, 40))])
-def test_tensorrt_rtx_builds_it(one_conv: Callable[[MapSpec], Any], fit: Any, frame_hw: tuple[int, int]) -> None:
-    trt = pytest.importorskip("tensorrt_rtx")
-    preprocess = Preprocess((64, 96), fit=fit)
-    graph = build_frame_graph(
-        build_deploy_graph(one_conv(SIGMOID).core((64, 96)), preprocess, SIGMOID), preprocess, frame_hw
-    )
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
-    assert parser.parse(graph.SerializeToString()), [parser.get_error(i).desc() for i in range(parser.num_errors)]
-    frame = network.get_input(0)
-    assert (frame.name, frame.dtype, tuple(frame.shape)) == ("frame", trt.DataType.UINT8, (1, *frame_hw, 3))
-    plan = builder.build_serialized_network(network, builder.create_builder_config())
-    assert plan is not None
-    assert plan.nbytes > 1000
+@pytest.mark.parametrize(
+    ("batch", "fit", "frame_hw", "crop_xywh"),
+    [
+        (1, "stretch", (2048, 2448), None),
+        (1, "letterbox", (211, 40), None),
+        (3, "letterbox", (2048, 2448), (100, 8, 1800, 1792)),
+        (2, "stretch", (211, 307), (33, 7, 201, 173)),
+    ],
+)
+def test_tensorrt_rtx_builds_it(batch: int, fit: Any, frame_hw: tuple[int, int], crop_xywh: Any) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    preprocess = Preprocess((64, 96), fit=fit, crop_xywh=crop_xywh)
+    graph = build_frame_graph(pixels_graph((64, 96), batch), preprocess, frame_hw)
+    built = build(graph.SerializeToString(), flavour="tensorrt-rtx")
+    assert built.warnings == ()
+    first = built.layers[0]
+    assert first.input_dtypes == ("UInt8",)
+    assert ("frame.crop" in first.onnx_nodes) == (crop_xywh is not None)  # one kernel: no whole frame is written

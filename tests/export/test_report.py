@@ -106,6 +106,18 @@ def test_its_numbers_are_those_of_the_result(make: Any, tmp_path: Path) -> None:
     assert "1 output channels, fewer than 16" in text
 
 
+def test_a_crop_and_what_it_leaves_out(make: Any, tmp_path: Path) -> None:
+    run, result = make()
+    preprocess = replace(run.preprocess, crop_xywh=(2, 4, 40, 30))
+    gone = Photo(tmp_path / "gone.png", "dent", tmp_path / "gone_mask.png")
+    evaluations = {name: replace(found, left_out=[gone]) for name, found in result.evaluations.items()}
+    cropped = replace(run, config=replace(run.config, preprocess=preprocess))
+    text = Page.of(write_report(tmp_path / "part.html", cropped, replace(result, evaluations=evaluations))).text
+    assert "--crop 2,4,40,30" in text
+    assert "40 × 30 from x = 2, y = 4; nothing else is looked at" in text
+    assert "; 1 left out: the defects lie outside the crop" in text
+
+
 def test_the_commands_give_every_option_that_matters(make: Any, tmp_path: Path) -> None:
     run, result = make()
     config = replace(run.config, seed=3, rotation="full", false_reject=0.01, options={"head_width": 64})

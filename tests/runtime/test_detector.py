@@ -217,6 +217,56 @@ def test_ignore_mask(bundle_path: Path, painter: Callable[..., np.ndarray]) -> N
         assert all_counts.inspect(frame).score == pytest.approx(WHITE_ANOMALY, abs=1e-6)
 
 
+@pytest.fixture
+def cropping(make_bundle: Callable[..., Path], tmp_path: Path) -> Path:
+    """The test bundle with a crop of 180×120 pixels at x 100, y 50."""
+    preprocess = Preprocess(size_hw=(64, 96), crop_xywh=(100, 50, 180, 120))
+    return make_bundle(tmp_path / "part.segrd", preprocess=preprocess.to_dict())
+
+
+@ENGINE
+def test_a_crop_looks_at_its_part_of_the_frame_and_answers_for_the_whole(
+    cropping: Path, bundle_path: Path, engine: str, painter: Callable[..., np.ndarray], defect_frame: np.ndarray
+) -> None:
+    frame = painter((400, 500), (0, 0, 100, 400), (160, 80, 30, 20), (300, 300, 50, 50))
+    with Detector(cropping, engine=engine) as detector, Detector(bundle_path, engine=engine) as plain:
+        detector.self_test()
+        found, alone = detector.inspect(frame), plain.inspect(defect_frame)
+        assert not detector.inspect(painter((400, 500), (0, 0, 100, 400), (300, 0, 200, 400))).is_defect
+        with pytest.raises(FrameError, match="a frame of 500×160 pixels, which the crop 100,50,180,120"):
+            detector.inspect(frame[:160])
+    assert (found.verdict, found.score, found.frame_hw) == ("defect", alone.score, (400, 500))
+    np.testing.assert_array_equal(found.anomaly_map, alone.anomaly_map)
+    for whole, part in zip(found.regions, alone.regions, strict=True):
+        left, top, width, height = part.box_xywh
+        assert whole.box_xywh == (left + 100, top + 50, width, height)
+        assert whole.polygon_xy == tuple((x + 100, y + 50) for x, y in part.polygon_xy)
+        assert whole.area_px == part.area_px
+    in_frame = found.map_in_frame()
+    np.testing.assert_array_equal(in_frame[50:170, 100:280], alone.map_in_frame())
+    assert np.count_nonzero(in_frame) == np.count_nonzero(alone.map_in_frame())
+
+
+def test_region_of_interest_and_ignore_mask_of_a_crop_are_in_frame_pixels(
+    cropping: Path, painter: Callable[..., np.ndarray]
+) -> None:
+    frame = painter((400, 500), (160, 80, 30, 20), (230, 130, 20, 20))
+    with Detector(cropping, roi_xywh=(0, 0, 210, 400)) as detector:  # reaches outside the crop, cuts it in two
+        (region,) = detector.inspect(frame).regions
+    assert 155 < region.box_xywh[0] < 165
+    ignored = np.zeros((400, 500), bool)
+    ignored[:115] = True
+    with Detector(cropping, ignore_mask=ignored) as detector:
+        (region,) = detector.inspect(frame).regions
+    assert 225 < region.box_xywh[0] < 235
+    with (
+        Detector(cropping, roi_xywh=(300, 0, 50, 400)) as detector,
+        pytest.raises(OptionError, match="leave no pixel to inspect") as caught,
+    ):
+        detector.inspect(frame)
+    assert "inside the crop 100,50,180,120" in caught.value.expected
+
+
 def test_few_counted_pixels_average_what_there_is(bundle_path: Path, painter: Callable[..., np.ndarray]) -> None:
     frame = np.full((64, 96, 3), 255, np.uint8)  # network size: frame pixels are network pixels
     with Detector(bundle_path, precision="fp32", roi_xywh=(5, 5, 2, 2)) as detector:  # 4 pixels, T is 20

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from segrd_edge import Detector, draw_overlay
 from segrd_edge.errors import FrameError
+from segrd_edge.overlay import blend_heat
+from segrd_edge.preprocess import Preprocess
 
 
 @pytest.mark.parametrize("frame_hw", [(24, 24), (48, 300), (300, 48), (120, 180), (1000, 1400)])
@@ -33,6 +36,26 @@ def test_the_banner_tells_the_verdicts_apart(
         good, defect = (draw_overlay(f, detector.inspect(f))[0, -1] for f in (good_frame, defect_frame))
     assert good[0] > good[2]  # blue
     assert defect[2] > defect[0]  # red
+
+
+def test_what_lies_outside_the_crop_is_dark(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    crop = Preprocess((64, 96), crop_xywh=(100, 60, 150, 100)).to_dict()
+    frame = np.full((300, 400, 3), (40, 120, 200), np.uint8)
+    frame[80:100, 120:150] = 255  # a defect inside
+    frame[200:250, 300:350] = 255  # and one outside
+    with Detector(make_bundle(tmp_path / "part.segrd", preprocess=crop), precision="fp32") as detector:
+        inspection = detector.inspect(frame)
+        overlay = draw_overlay(frame, inspection)
+    dark = (frame * 0.4).round().astype(int)
+    banner = 30
+    outside = np.ones((300, 400), bool)
+    outside[60:160, 100:250] = outside[:banner] = False
+    assert np.abs(overlay.astype(int) - dark)[outside].max() <= 1
+    assert (overlay[140:158, 102:248] == frame[140:158, 102:248]).all()  # good, inside
+    assert (overlay[90, 135] != frame[90, 135]).any()  # heat on the defect
+    small = blend_heat(frame[::4, ::4].copy(), inspection.anomaly_map, inspection.placement, 0.3)
+    assert (small[20:24, 25:62] == frame[0, 0]).all(axis=2).any()
+    assert np.abs(small[45:].astype(int) - dark[::4, ::4][45:]).max() <= 1
 
 
 def test_grey_and_16_bit_frames(bundle_path: Path) -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
-from segrd_edge.errors import OptionError
+from segrd_edge.errors import FrameError, OptionError
 from segrd_edge.preprocess import Placement, Preprocess, shrink_or_grow
 
 
@@ -78,8 +79,71 @@ def test_coordinates_go_back_to_the_frame() -> None:
     np.testing.assert_allclose(place.to_frame_xy([(0, 70)]), [(0, 200)])  # the border is clipped to the frame
 
 
-def test_survives_json() -> None:
-    preprocess = Preprocess(size_hw=(32, 64), fit="letterbox", value_range=(0, 4095))
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+@pytest.mark.parametrize("crop_xywh", [(13, 7, 150, 61), (0, 0, 33, 120), (170, 119, 10, 1), (0, 0, 180, 120)])
+def test_a_crop_is_the_frame_cut_beforehand(fit: Any, crop_xywh: tuple[int, int, int, int]) -> None:
+    frame = np.random.default_rng(3).integers(0, 256, (120, 180, 3), np.uint8)
+    left, top, width, height = crop_xywh
+    alone = np.ascontiguousarray(frame[top : top + height, left : left + width])
+    cropping, plain = Preprocess((64, 96), fit=fit, crop_xywh=crop_xywh), Preprocess((64, 96), fit=fit)
+    np.testing.assert_array_equal(cropping.resize(frame), plain.resize(alone))
+    assert not np.shares_memory(cropping.resize(frame), frame)
+    place, inside = cropping.placement((120, 180)), plain.placement((height, width))
+    assert place.scale_xy == inside.scale_xy
+    corners_xy = [(0, 0), (96, 64), (48.5, 31), (-3, 70)]
+    moved_xy = inside.to_frame_xy(corners_xy) + np.array((left, top))
+    np.testing.assert_allclose(place.to_frame_xy(corners_xy), moved_xy)
+    np.testing.assert_array_equal(place.seen(frame), alone)
+
+
+def test_maps_and_masks_of_a_crop() -> None:
+    place = Preprocess((32, 64), fit="letterbox", crop_xywh=(20, 10, 60, 60)).placement((90, 100))
+    anomaly_map = np.random.default_rng(0).random((32, 64), np.float32) + 1
+    frame_map = place.map_to_frame(anomaly_map)
+    assert (frame_map.shape, frame_map.dtype) == ((90, 100), np.float32)
+    outside = np.ones((90, 100), bool)
+    outside[10:70, 20:80] = False
+    assert (frame_map[outside] == 0).all()
+    uncropped = Preprocess((32, 64), fit="letterbox").placement((60, 60))
+    np.testing.assert_array_equal(frame_map[10:70, 20:80], uncropped.map_to_frame(anomaly_map))
+
+    mask = np.random.default_rng(1).random((90, 100)) > 0.5
+    np.testing.assert_array_equal(place.mask_to_network(mask), uncropped.mask_to_network(mask[10:70, 20:80]))
+    assert place.mask_to_network(~outside).sum() == 32 * 32
+    assert not place.mask_to_network(outside).any()
+
+
+def test_a_point_comes_back_to_where_it_was_in_the_frame() -> None:
+    """By pixels rather than by formulas: what is white in the frame is white at its network coordinates."""
+    preprocess = Preprocess((64, 96), fit="letterbox", crop_xywh=(50, 20, 120, 100))
+    frame = np.zeros((200, 300, 3), np.uint8)
+    frame[70:80, 90:110] = 255
+    rows, columns = np.nonzero(preprocess.resize(frame)[:, :, 0] > 200)
+    place = preprocess.placement((200, 300))
+    white_xy = np.stack([columns, rows], axis=1) + 0.5
+    np.testing.assert_allclose(place.to_frame_xy(white_xy).mean(axis=0), (100, 75), atol=0.8)
+
+
+@pytest.mark.parametrize("frame_hw", [(119, 180), (120, 179), (10, 10)])
+def test_a_frame_that_the_crop_reaches_outside_of(frame_hw: tuple[int, int]) -> None:
+    preprocess = Preprocess((64, 96), crop_xywh=(30, 20, 150, 100))
+    preprocess.placement((120, 180))
+    for attempt in (lambda: preprocess.placement(frame_hw), lambda: preprocess.resize(np.zeros((*frame_hw, 3), "u1"))):
+        with pytest.raises(FrameError, match=f"{frame_hw[1]}×{frame_hw[0]} pixels, which the crop 30,20,150,100") as e:
+            attempt()
+        assert e.value.expected == "at least 180×120 pixels"
+        assert "--crop" in e.value.fix
+
+
+@pytest.mark.parametrize("crop_xywh", [(-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0), (1, 2, 3)])
+def test_impossible_crops_are_refused(crop_xywh: Any) -> None:
+    with pytest.raises(OptionError, match=f"crop {','.join(map(str, crop_xywh))} cannot be used"):
+        Preprocess(crop_xywh=crop_xywh)
+
+
+@pytest.mark.parametrize("crop_xywh", [None, (1, 2, 30, 40)])
+def test_survives_json(crop_xywh: Any) -> None:
+    preprocess = Preprocess(size_hw=(32, 64), fit="letterbox", value_range=(0, 4095), crop_xywh=crop_xywh)
     assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
 
 

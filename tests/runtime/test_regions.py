@@ -64,6 +64,17 @@ def test_the_letterbox_border_makes_no_region() -> None:
     assert region.box_xywh == (0, 20, 4, 4)
 
 
+def test_a_crop_gives_coordinates_of_the_whole_frame() -> None:
+    cropped = Preprocess(size_hw=(32, 32), crop_xywh=(100, 50, 96, 64)).placement((300, 400))
+    for inside, moved in zip(
+        find_regions(hand_made_map(), PLACE, 0.5), find_regions(hand_made_map(), cropped, 0.5), strict=True
+    ):
+        left, top, width, height = inside.box_xywh
+        assert moved.box_xywh == (left + 100, top + 50, width, height)
+        assert moved.polygon_xy == tuple((x + 100, y + 50) for x, y in inside.polygon_xy)
+        assert (moved.area_px, moved.peak, moved.mean) == (inside.area_px, inside.peak, inside.mean)
+
+
 def test_whole_map() -> None:
     (region,) = find_regions(np.ones((32, 32), np.float32), PLACE, 0.5)
     assert region.box_xywh == (0, 0, 96, 64)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from segrd_edge.commands import ENTRIES
 from segrd_edge.console import build_app
 from segrd_edge.errors import OptionError
+from segrd_edge.frames import read_frame
+from segrd_edge.preprocess import shrink_or_grow
 from segrd_edge.training import cli
+from segrd_edge.training.data import read_mask
 
 SMALL = ["--steps", "3", "--batch", "4", "--size", "64", "--option", "head_width=16"]
 
@@ -41,6 +46,23 @@ def test_train_then_evaluate(photos: Path, tmp_path: Path) -> None:
     assert (values["images_good"], values["images_defect"], values["images_with_mask"]) == (4, 4, 4)
 
 
+def test_a_crop_trains_evaluates_and_says_what_it_leaves_out(photos: Path, tmp_path: Path) -> None:
+    masks = [read_mask(path) for path in sorted((photos / "ground_truth/spot").iterdir())]
+    inside = [mask[10:70, 40:80].any() for mask in masks]
+    assert 0 < sum(inside) < len(inside)  # of the crop 40,10,40,60
+    trained = run("segrd-train", photos, "--out", tmp_path / "run", *SMALL, "--crop", "40,10,40,60", "--json")
+    assert trained.exit_code == 0, trained.output
+    written = json.loads((tmp_path / "run/config.json").read_text())["preprocess"]
+    assert written["crop_xywh"] == [40, 10, 40, 60]
+    synthetic = cv2.imread(str(tmp_path / "run/synthetic/000.png"))  # the clean image is its left third
+    cut = [read_frame(path)[10:70, 40:80] for path in (photos / "train/good").iterdir()]
+    assert min(np.abs(synthetic[:, :64].astype(int) - shrink_or_grow(image, (64, 64))).max() for image in cut) <= 1
+    evaluated = run("segrd-eval", tmp_path / "run", photos, "--json")
+    values = last_json(evaluated)
+    assert (values["images_defect"], values["images_left_out"]) == (sum(inside), len(inside) - sum(inside))
+    assert "left out of the metrics" in evaluated.stderr
+
+
 def test_metrics_without_masks_are_null(photos: Path, tmp_path: Path) -> None:
     for mask in (photos / "ground_truth/spot").iterdir():
         mask.unlink()
@@ -55,6 +77,9 @@ def test_metrics_without_masks_are_null(photos: Path, tmp_path: Path) -> None:
     [
         (["--size", "100"], "network size 100x100 cannot be used"),
         (["--size", "large"], "--size large"),
+        (["--crop", "0,0,40"], "--crop 0,0,40"),
+        (["--crop", "0,0,40,0"], "crop 0,0,40,0 cannot be used"),
+        (["--crop", "20,0,61,80"], "a frame of 80×80 pixels, which the crop 20,0,61,80"),
         (["--steps", "3", "--minutes", "1"], "a budget of steps=3 and minutes=1.0"),
         (["--false-reject", "50"], "50"),
         (["--teacher", "nowhere.pth"], "neither a known name nor a file"),

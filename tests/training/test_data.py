@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from segrd_edge.errors import DataError
+from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import MINIMUM_GOOD, check, scan
 
 
@@ -77,7 +78,16 @@ def test_check_lists_every_problem_at_once(photos: Path) -> None:
 def test_16_bit_with_range_is_fine(photos: Path) -> None:
     image = (np.random.default_rng(0).random((80, 80)) * 4095).astype(np.uint16)
     cv2.imwrite(str(photos / "train/good/000.png"), image)
-    assert check(scan(photos), value_range=(0, 4095)).problems == []
+    assert check(scan(photos), Preprocess(value_range=(0, 4095))).problems == []
+
+
+def test_photographs_that_the_crop_reaches_outside_of(photos: Path) -> None:
+    cv2.imwrite(str(photos / "train/good/003.png"), np.zeros((60, 70, 3), np.uint8))
+    checked = check(scan(photos), Preprocess(crop_xywh=(0, 20, 80, 60)))
+    assert [problem.path.name for problem in checked.problems] == ["003.png"]
+    for expected in ("a frame of 70×60 pixels", "the crop 0,20,80,60", "give a --crop inside it"):
+        assert expected in checked.problems[0].what
+    assert len(checked.train) == 19
 
 
 def test_too_few_good_images(photos: Path) -> None:
