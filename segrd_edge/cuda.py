@@ -52,7 +52,7 @@ class Device:
 
     def __init__(self, index: int) -> None:
         self.gpu = driver.gpu(index)
-        self.pycuda = _import_pycuda()
+        self.pycuda = import_pycuda()
         with self.reported(f"{self.gpu.name} cannot be opened"):
             self.pycuda.init()
             device = self.pycuda.Device(index)
@@ -211,7 +211,7 @@ class Graph:
         Raises:
             EngineError: cuda-bindings is missing, or the work cannot be captured. The stream can be used again.
         """
-        self._bindings = _import_bindings()
+        self._bindings = import_bindings()
         self._stream = self._bindings.CUstream(stream.handle)
         self._executable: Any = None
         graph = self._capture(stream, work)
@@ -253,7 +253,8 @@ class Graph:
         return values[0] if values else None
 
 
-def _import_pycuda() -> Any:
+def import_pycuda() -> Any:
+    """`pycuda.driver`. Raises EngineError where it is missing or cannot be imported, as without a driver."""
     try:
         import pycuda.driver
     except ImportError as error:
@@ -266,7 +267,8 @@ def _import_pycuda() -> Any:
     return pycuda.driver
 
 
-def _import_bindings() -> Any:
+def import_bindings() -> Any:
+    """`cuda.bindings.driver`. Raises EngineError where it is missing or cannot be imported."""
     try:
         from cuda.bindings import driver as bindings
     except ImportError as error:

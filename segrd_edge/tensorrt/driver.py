@@ -88,7 +88,8 @@ class _Cuda:
         try:
             self._library = ctypes.CDLL(name)
         except OSError as error:
-            raise EngineError(f"no NVIDIA driver: {name} cannot be loaded ({error})", fix=INSTALL_DRIVER) from error
+            reason = str(error).removeprefix(f"{name}: ")
+            raise EngineError(f"no NVIDIA driver: {name} cannot be loaded ({reason})", fix=INSTALL_DRIVER) from error
 
     def count(self) -> int:
         """Number of GPUs, after starting the driver."""

@@ -7,16 +7,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib.metadata import distributions
-from importlib.util import find_spec
+from typing import NamedTuple
 
 from ..errors import EngineError
 from . import driver, jetson, library, support
 
 _OTHER_ENGINES = "the engines openvino and onnxruntime run on the processor"
-_PYCUDA_FIX = (
-    "pip install pycuda, with a C++ compiler and CUDA's headers on the machine (on a Jetson: apt install cuda-toolkit, "
-    "and nvcc on the PATH)"
-)
 
 
 @dataclass(frozen=True)
@@ -49,15 +45,24 @@ def lack(flavour: str, device: int = 0) -> Lack | None:
         gpu = driver.gpu(device)
     except EngineError as error:
         return Lack(error.what, error.fix, can_be_installed=False)
-    return _card(flavour, gpu) or _package(flavour) or _cuda(flavour, gpu) or _pycuda(flavour)
+    return _card(flavour, gpu) or _package(flavour) or _cuda(flavour, gpu) or _pycuda()
 
 
-def cuda_of_package(flavour: str) -> int | None:
-    """Major version of the CUDA that the installed package is made for, by its name (tensorrt-cu13); None for one that
-    does not carry it there, as JetPack's."""
+class Package(NamedTuple):
+    """An installed package of a flavour."""
+
+    version: str
+    cuda: int | None  # major version of the CUDA that it is made for; None where its name does not say, as JetPack's
+
+
+def installed_package(flavour: str) -> Package | None:
+    """The package that brought a flavour, without importing it: the one with its CUDA in the name (tensorrt-cu13) where
+    there are several. None where it was not installed as a Python package."""
     module = re.escape(library.flavour_named(flavour).module).replace("_", "[-_]")
-    found = (re.match(rf"{module}[-_]cu(\d+)", str(d.metadata["Name"])) for d in distributions())
-    return next((int(match[1]) for match in found if match), None)
+    pattern = re.compile(rf"{module}(?:[-_]cu(?P<cuda>\d+))?(?:[-_](?:bindings|libs))?", re.IGNORECASE)
+    found = [(pattern.fullmatch(str(d.metadata["Name"])), d.version) for d in distributions()]
+    packages = [Package(version, int(match["cuda"]) if match["cuda"] else None) for match, version in found if match]
+    return max(packages, key=lambda package: package.cuda or 0, default=None)
 
 
 def _card(flavour: str, gpu: driver.Gpu) -> Lack | None:
@@ -92,7 +97,8 @@ def _package(flavour: str) -> Lack | None:
 
 def _cuda(flavour: str, gpu: driver.Gpu) -> Lack | None:
     """A driver that is older than the CUDA of the package: TensorRT would say cudaError 35."""
-    made_for, supported = cuda_of_package(flavour), support.parse_version(gpu.cuda_version)
+    package, supported = installed_package(flavour), support.parse_version(gpu.cuda_version)
+    made_for = package.cuda if package is not None else None
     if made_for is None or supported >= (made_for,):
         return None
     least = support.LEAST_DRIVER.get(made_for, f"one for CUDA {made_for}")
@@ -107,10 +113,14 @@ def _cuda(flavour: str, gpu: driver.Gpu) -> Lack | None:
     )
 
 
-def _pycuda(flavour: str) -> Lack | None:
-    if find_spec("pycuda") is not None:
-        return None
-    return Lack(f"the engine {flavour} needs the package 'pycuda', which is not installed", _PYCUDA_FIX, True)
+def _pycuda() -> Lack | None:
+    from .. import cuda
+
+    try:
+        cuda.import_pycuda()
+    except EngineError as error:
+        return Lack(error.what, error.fix, can_be_installed=True)
+    return None
 
 
 def _least_capability() -> str:

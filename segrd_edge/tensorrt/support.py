@@ -13,9 +13,8 @@ Version = tuple[int, ...]
 # with its L4T and has numbers of its own.
 LEAST_DRIVER = {12: "r535", 13: "r580"}
 INSTALL_DRIVER = (
-    f"install the NVIDIA driver ({LEAST_DRIVER[13]} or newer for CUDA 13, {LEAST_DRIVER[12]} for CUDA 12; JetPack "
-    "brings it on a Jetson); in a container, start it with the NVIDIA runtime: docker run --gpus all, on a Jetson "
-    "--runtime nvidia"
+    f"install the NVIDIA driver, {LEAST_DRIVER[13]} or newer ({LEAST_DRIVER[12]} for CUDA 12; a Jetson's comes with "
+    "JetPack); start a container with --gpus all, on a Jetson with --runtime nvidia"
 )
 
 # Compute capabilities. TensorRT: this one and all above; TensorRT-RTX: exactly these.
@@ -63,11 +62,11 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """The row as text, in the order of HEADINGS."""
-        l4t = f"R{format_version(self.l4t[0])}" if self.l4t else "–"
+        l4t = f"R{format_version(self.l4t[0])}+" if self.l4t else ""
         return (self.machine, l4t, _span(self.tensorrt), self.cuda, _span(self.python), self.system, self.driver)
 
 
-HEADINGS = ("machine", "L4T from", "TensorRT", "CUDA", "Python", "system", "driver")
+HEADINGS = ("machine", "L4T", "TensorRT", "CUDA", "Python", "system", "driver")
 
 _PC_SYSTEM = "Ubuntu 22.04+, Debian 12+, RHEL 8+, Windows"
 TABLE: tuple[Row, ...] = (
@@ -118,7 +117,7 @@ TABLE: tuple[Row, ...] = (
         cuda="13",
         python=((3, 10), (3, 14)),
         system=_PC_SYSTEM,
-        driver="r580",
+        driver="r580+",
     ),
     Row(
         machine="PC, tensorrt-cu12",
@@ -127,7 +126,7 @@ TABLE: tuple[Row, ...] = (
         cuda="12",
         python=((3, 10), (3, 14)),
         system=_PC_SYSTEM,
-        driver="r535 (Windows r537)",
+        driver="r535+, Windows r537+",
     ),
     Row(
         machine="PC with an RTX card",
@@ -136,7 +135,7 @@ TABLE: tuple[Row, ...] = (
         cuda="13",
         python=((3, 10), (3, 14)),
         system="Ubuntu 22.04+, Rocky 8.9+, Windows",
-        driver="r580",
+        driver="r580+",
     ),
 )
 
@@ -192,4 +191,4 @@ def format_version(version: Version) -> str:
 
 def _span(versions: tuple[Version, Version]) -> str:
     oldest, newest = map(format_version, versions)
-    return oldest if oldest == newest else f"{oldest} to {newest}"
+    return oldest if oldest == newest else f"{oldest}–{newest}"

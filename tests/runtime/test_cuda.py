@@ -241,7 +241,7 @@ def test_the_driver_is_asked_before_pycuda(monkeypatch: pytest.MonkeyPatch, fake
         raise EngineError("no NVIDIA driver", fix="install it")
 
     monkeypatch.setattr(driver, "gpu", no_driver)
-    monkeypatch.setattr(cuda, "_import_pycuda", lambda: pytest.fail("pycuda was imported without a driver"))
+    monkeypatch.setattr(cuda, "import_pycuda", lambda: pytest.fail("pycuda was imported without a driver"))
     with pytest.raises(EngineError, match="no NVIDIA driver"):
         cuda.open_device()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,41 +12,7 @@ import pytest
 from segrd_edge.errors import EngineError
 from segrd_edge.tensorrt import driver
 
-_LIBRARY = """
-#include <stdlib.h>
-#include <string.h>
-static int from_environment(const char *name, int otherwise) {
-    const char *text = getenv(name);
-    return text ? atoi(text) : otherwise;
-}
-int cuInit(unsigned flags) { return from_environment("FAKE_INIT", 0); }
-int cuDriverGetVersion(int *version) { *version = 13020; return 0; }
-int cuDeviceGetCount(int *count) { *count = from_environment("FAKE_COUNT", 1); return 0; }
-int cuDeviceGet(int *device, int index) { *device = 70 + index; return 0; }
-int cuDeviceGetName(char *name, int size, int device) {
-    if (device < 70) return 101;
-    strncpy(name, "NVIDIA RTX 4000", size);
-    return 0;
-}
-int cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? 8 : attribute == 76 ? 9 : -1;
-    return device >= 70 ? 0 : 101;
-}
-int cuGetErrorString(int code, const char **text) { *text = code == 803 ? "driver mismatch" : "other"; return 0; }
-"""
 _ASK = "from segrd_edge.tensorrt import driver; print(driver.gpu())"
-
-
-@pytest.fixture(scope="module")
-def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler on Linux")
-    folder = tmp_path_factory.mktemp("driver")
-    (folder / "cuda.c").write_text(_LIBRARY)
-    command = [compiler, "-shared", "-fPIC", "-o", str(folder / "libcuda.so.1"), str(folder / "cuda.c")]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
 
 
 def ask(folder: Path, code: str = _ASK, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -55,15 +20,15 @@ def ask(folder: Path, code: str = _ASK, **environment: str) -> subprocess.Comple
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
 
 
-def test_says_what_the_driver_says(library_folder: Path) -> None:
-    done = ask(library_folder)
+def test_says_what_the_driver_says(driver_folder: Path) -> None:
+    done = ask(driver_folder)
     assert done.returncode == 0, done.stderr
     assert "name='NVIDIA RTX 4000', compute_capability='8.9', cuda_version='13.2'" in done.stdout
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_all_gpus(library_folder: Path, count: int) -> None:
-    done = ask(library_folder, _ASK.replace("gpu()", "gpus()"), FAKE_COUNT=str(count))
+def test_all_gpus(driver_folder: Path, count: int) -> None:
+    done = ask(driver_folder, _ASK.replace("gpu()", "gpus()"), FAKE_COUNT=str(count))
     assert done.stdout.count("name='NVIDIA RTX 4000'") == count, done.stderr
 
 
@@ -75,8 +40,8 @@ def test_all_gpus(library_folder: Path, count: int) -> None:
         ({"FAKE_COUNT": "0"}, "no GPU 0: the NVIDIA driver shows 0"),
     ],
 )
-def test_a_driver_that_fails_says_why(library_folder: Path, environment: dict[str, str], says: str) -> None:
-    done = ask(library_folder, **environment)
+def test_a_driver_that_fails_says_why(driver_folder: Path, environment: dict[str, str], says: str) -> None:
+    done = ask(driver_folder, **environment)
     assert done.returncode == 1
     assert says in done.stderr
     assert "fix: " in done.stderr

@@ -36,16 +36,17 @@ class Machine:
         self._monkeypatch.setattr(driver, "gpu", answer)
 
     def packages(self, *present: str) -> None:
-        for name in ("tensorrt", "tensorrt_rtx", "tensorrt_lean", "pycuda"):
+        for name in ("tensorrt", "tensorrt_rtx", "tensorrt_lean", "pycuda", "pycuda.driver"):
             module = ModuleType(name)
+            module.__path__ = []
+            module.driver = None  # type: ignore[attr-defined]
             module.__spec__ = ModuleSpec(name, None)
-            self._monkeypatch.setitem(sys.modules, name, module if name in present else None)
+            self._monkeypatch.setitem(sys.modules, name, module if name.partition(".")[0] in present else None)
         found = {name: SimpleNamespace() if name in present else None for name in sys.modules}
         self._monkeypatch.setattr(library, "find_spec", found.get)
-        self._monkeypatch.setattr(requirements, "find_spec", found.get)
 
     def distributions(self, *names: str) -> None:
-        found = [SimpleNamespace(metadata={"Name": name}) for name in names]
+        found = [SimpleNamespace(metadata={"Name": name}, version=f"{len(name)}.0") for name in names]
         self._monkeypatch.setattr(requirements, "distributions", lambda: found)
 
 
@@ -104,14 +105,14 @@ def test_cards_of_tensorrt(machine: Machine, capability: str) -> None:
         ("tensorrt", "tensorrt", "pip install 'segrd-edge[tensorrt]'; on a Jetson it comes with JetPack"),
         ("tensorrt_rtx", "tensorrt-rtx", "pip install 'segrd-edge[tensorrt-rtx]'"),
         ("tensorrt_lean", "tensorrt-lean", "pip install tensorrt-lean"),
-        ("pycuda", "tensorrt", "pip install pycuda"),
+        ("pycuda", "tensorrt", "pip install 'pycuda"),
     ],
 )
 def test_a_missing_package(machine: Machine, missing: str, flavour: str, fix: str) -> None:
     machine.packages(*{"tensorrt", "tensorrt_rtx", "tensorrt_lean", "pycuda"} - {missing})
     lack = requirements.lack(flavour)
     assert lack is not None
-    assert f"needs the package '{missing}', which is not installed" in lack.what
+    assert f"the package '{missing}'" in lack.what
     assert lack.fix.startswith(fix)
     assert lack.can_be_installed
 
@@ -160,3 +161,16 @@ def test_a_package_of_pip_on_a_jetson(machine: Machine, monkeypatch: pytest.Monk
     assert lack is not None
     assert "take JetPack's own" in lack.fix
     assert "r580" not in lack.fix
+
+
+@pytest.mark.parametrize(
+    ("names", "package"),
+    [
+        (("tensorrt", "tensorrt_cu13", "tensorrt_cu13_bindings"), ("13.0", 13)),
+        (("tensorrt",), ("8.0", None)),
+        (("tensorrt-rtx-cu13", "tensorrt_lean_cu13", "torch-tensorrt"), None),
+    ],
+)
+def test_the_installed_package(machine: Machine, names: tuple[str, ...], package: tuple[str, int] | None) -> None:
+    machine.distributions(*names)
+    assert requirements.installed_package("tensorrt") == package
