@@ -15,6 +15,7 @@ from segrd_edge.calibration.graph import OPSET
 from segrd_edge.manifest import Manifest, Precision
 from segrd_edge.training.run import Run
 
+from .graphs import ExportGraph
 from .judge import Judgement
 from .onnx import multiply_accumulates
 
@@ -24,7 +25,7 @@ GOLDEN_FILE = "golden.npz"
 class GraphFacts(NamedTuple):
     """What the manifest says of one graph."""
 
-    graph: onnx.ModelProto
+    graph: ExportGraph
     parity: dict[str, float]
     judgement: Judgement
 
@@ -37,13 +38,13 @@ def graph_file(precision: Precision) -> str:
 def build_manifest(
     run: Run, product: str, graphs: Mapping[Precision, GraphFacts], calibration: Calibration | None, golden_count: int
 ) -> Manifest:
-    """The manifest of a bundle with these graphs; INT8 is the default where it stays close to float."""
+    """The manifest of a bundle with these graphs; on a processor INT8 is the default where it stays close to float."""
     default = "int8" if calibration is not None and calibration.is_safe else "fp32"
     fields: dict[str, Any] = {
         "product": product,
         "created": datetime.now(timezone.utc).replace(microsecond=0),
         "segrd_edge_version": version("segrd-edge"),
-        "model": _model(run, graphs["fp32"].graph),
+        "model": _model(run, graphs["fp32"].graph.model),
         "data": _data(run),
         "preprocess": run.preprocess.to_dict(),
         "map_spec": run.map_spec.to_dict(),
@@ -84,11 +85,15 @@ def _data(run: Run) -> dict[str, Any]:
 
 
 def _graph(precision: Precision, facts: GraphFacts) -> dict[str, Any]:
-    evaluation = facts.judgement.evaluation
+    graph, evaluation = facts.graph, facts.judgement.evaluation
     return {
         "file": graph_file(precision),
         "opset": OPSET,
+        "batch": graph.batch,
+        "frame_hw": graph.frame_hw,
         "parity": facts.parity,
+        "drift": None if graph.drift is None else graph.drift.to_dict(),
+        "kept_fp32": _left(graph.kept_fp32),
         "threshold": facts.judgement.threshold.to_dict(),
         "metrics": None if evaluation is None else evaluation.to_dict(),
     }
@@ -104,5 +109,9 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
         "drift": {scope: drift.to_dict() for scope, drift in calibration.trials.items()},
         "frames": [{"file": recorded[f.sha256], "sha256": f.sha256, "kind": f.kind} for f in calibration.frames],
         "quantised": list(calibration.plan.quantised),
-        "left_float": [{"node": name, "reason": reason} for name, reason in calibration.plan.left_float.items()],
+        "left_float": _left(calibration.plan.left_float),
     }
+
+
+def _left(reasons: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"node": name, "reason": reason} for name, reason in reasons.items()]

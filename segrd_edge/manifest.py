@@ -14,6 +14,7 @@ SCHEMA_VERSION: Literal[1] = 1
 Precision = Literal["fp32", "fp16", "int8", "mixed"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the file, lower-case hex")]
 Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1)]  # pixels
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -91,11 +92,29 @@ class ThresholdRecord(Record):
     statement: str = Field(default="", description="the same in a sentence")
 
 
+class LeftFloat(Record):
+    node: str
+    reason: str
+
+
 class GraphRecord(Record):
     file: str = Field(description="member of the bundle, for example graphs/int8.onnx")
     opset: int = Field(ge=1)
+    batch: int = Field(default=1, ge=1, description="items that the graph takes at once, never fewer or more")
+    frame_hw: tuple[Size, Size] | None = Field(
+        default=None,
+        description="height and width of the frames that the graph takes and resizes itself; None: network images",
+    )
     parity: dict[str, float] | None = Field(
-        default=None, description="largest absolute difference from the torch model, by output"
+        default=None,
+        description="largest absolute difference on the golden images, by output: of fp32 from the torch model, of the "
+        "others from fp32",
+    )
+    drift: dict[str, float] | None = Field(
+        default=None, description="differences from fp32 on the calibration frames, as calibration.drift.Drift has them"
+    )
+    kept_fp32: list[LeftFloat] = Field(
+        default=[], description="of a graph with float16 layers, the floating-point nodes that keep float32, and why"
     )
     threshold: ThresholdRecord
     metrics: dict[str, JsonValue] | None = Field(default=None, description="metrics on the test images")
@@ -105,11 +124,6 @@ class CalibrationFrame(Record):
     file: str
     sha256: Sha256
     kind: Literal["good", "synthetic"] = Field(description="synthetic: a good image with a generated defect")
-
-
-class LeftFloat(Record):
-    node: str
-    reason: str
 
 
 class CalibrationRecord(Record):
@@ -127,7 +141,11 @@ class CalibrationRecord(Record):
 
 class GoldenRecord(Record):
     file: str
-    count: int = Field(ge=1, description="network images stored with the outputs they must give")
+    count: int = Field(
+        ge=1,
+        description="network images stored with the outputs they must give; a graph that takes frames is given "
+        "segrd_edge.selftest.golden_frame of them",
+    )
 
 
 class Manifest(Record):
@@ -142,7 +160,11 @@ class Manifest(Record):
     preprocess: dict[str, Any] = Field(description="segrd_edge.Preprocess.to_dict()")
     map_spec: dict[str, Any] = Field(description="segrd_edge.mapspec.MapSpec.to_dict()")
     graphs: dict[Precision, GraphRecord] = Field(min_length=1)
-    default_precision: Precision
+    default_precision: Precision = Field(
+        description="the graph for the engines of a processor, fp32 or, where calibration passed its limits, int8. "
+        "TensorRT chooses between fp16 and mixed on the device, by its self-test and by time, and takes INT8 into "
+        "account only where this is int8"
+    )
     calibration: CalibrationRecord | None = Field(default=None, description="present when there is an INT8 graph")
     golden: GoldenRecord
 
