@@ -33,6 +33,7 @@ class CUstreamCaptureMode(enum.IntEnum):
 class _Handle:
     def __init__(self, init_value: int = 0) -> None:
         self._value = int(init_value)
+        self.gpu = gpu
 
     def __int__(self) -> int:
         return self._value
@@ -102,17 +103,19 @@ def cuGraphLaunch(hGraphExec: Any, hStream: Any) -> tuple[Any, ...]:  # noqa: N8
 
 
 def cuGraphDestroy(hGraph: Any) -> tuple[Any, ...]:  # noqa: N802, N803
-    return _destroy(gpu.graphs, int(hGraph), "graph")
+    return _destroy(hGraph, "graph")
 
 
 def cuGraphExecDestroy(hGraphExec: Any) -> tuple[Any, ...]:  # noqa: N802, N803
-    return _destroy(gpu.executables, int(hGraphExec), "executable")
+    return _destroy(hGraphExec, "executable")
 
 
-def _destroy(known: dict[int, Any], handle: int, kind: str) -> tuple[Any, ...]:
-    if handle not in known:
-        gpu.misuse.append(f"{kind} {handle:#x} was destroyed twice, or never was")
+def _destroy(handle: Any, kind: str) -> tuple[Any, ...]:
+    owner: FakeGpu = getattr(handle, "gpu", gpu)  # an engine of an earlier test may go only now
+    known: dict[int, Any] = {"graph": owner.graphs, "executable": owner.executables}[kind]
+    if int(handle) not in known:
+        owner.misuse.append(f"{kind} {int(handle):#x} was destroyed twice, or never was")
         return (CUresult.CUDA_ERROR_INVALID_VALUE,)
-    del known[handle]
-    gpu.gone(kind)
+    del known[int(handle)]
+    owner.gone(kind)
     return (CUresult.CUDA_SUCCESS,)

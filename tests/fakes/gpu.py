@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from segrd_edge.errors import EngineError
-from segrd_edge.tensorrt import driver, log
+from segrd_edge.tensorrt import driver, log, requirements
 
 from . import cuda_bindings_driver, pycuda_driver, tensorrt
 from .machine import FakeGpu
@@ -28,7 +28,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeGp
     monkeypatch.setenv("SEGRD_CACHE", str(tmp_path / "cache"))
     gpu = install(monkeypatch)
     yield gpu
-    assert gpu.misuse == []
+    assert not gpu.misuse, gpu.misuse
 
 
 def install(
@@ -65,6 +65,8 @@ def install(
         monkeypatch.setitem(sys.modules, module, _flavour(module) if flavour in flavours else None)
     forget_contexts(monkeypatch)
     monkeypatch.setattr(log, "_loggers", {})  # those of the real packages belong to their classes
+    package = requirements.Package(tensorrt.__version__, 13)
+    monkeypatch.setattr(requirements, "installed_package", lambda flavour: package if flavour in flavours else None)
     monkeypatch.setattr(driver, "gpu", lambda index=0: _described(gpu, index))
     return gpu
 

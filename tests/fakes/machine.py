@@ -139,9 +139,8 @@ class FakeGpu:
         self._refuse_in_capture("an allocation")
         if size < 1:
             raise CudaError(INVALID_VALUE, f"{size} bytes")
-        in_use = sum(memory.nbytes for memory in self._device.values())
-        if in_use + size > self.memory_bytes:
-            raise CudaError(OUT_OF_MEMORY, f"{size} bytes, where {self.memory_bytes - in_use} are left")
+        if self.in_use() + size > self.memory_bytes:
+            raise CudaError(OUT_OF_MEMORY, f"{size} bytes, where {self.memory_bytes - self.in_use()} are left")
         raw = np.full(size + _PAGE, 0xCD, np.uint8)  # not zeros: memory that nobody wrote is to be noticed
         start = -raw.ctypes.data % 4096
         memory = raw[start : start + size]
@@ -161,6 +160,10 @@ class FakeGpu:
         if host_address:
             del self._host[host_address]
         self.gone("host_alloc" if host_address else "mem_alloc")
+
+    def in_use(self) -> int:
+        """Bytes of the GPU's memory that are allocated."""
+        return sum(memory.nbytes for memory in self._device.values())
 
     def at(self, address: int, size: int) -> Bytes:
         """Memory behind an address of the GPU."""

@@ -284,3 +284,21 @@ def _copy(function: str, address: int, array: npt.NDArray[Any], stream: Stream |
         gpu.pinned_at(pointer, size)  # the fake copies from and to pinned memory alone
         gpu.at(address, size)
         gpu.submit(stream.handle, copy)
+
+
+def memset_d8_async(dest: int, data: int, size: int, stream: Stream | None = None) -> None:
+    if stream is None:
+        raise LogicError("the fake has no default stream")
+
+    def fill() -> None:
+        gpu.at(int(dest), size)[:] = data
+
+    with _reported("cuMemsetD8Async"):
+        gpu.at(int(dest), size)
+        gpu.submit(stream.handle, fill)
+
+
+def mem_get_info() -> tuple[int, int]:
+    with _reported("cuMemGetInfo"):
+        gpu.require_context()
+    return gpu.memory_bytes - gpu.in_use(), gpu.memory_bytes

@@ -330,8 +330,8 @@ class IExecutionContext:
         try:
             if self._gpu.faults.capture and self._gpu.stream(stream_handle).capturing is not None:
                 self._gpu.synchronise(stream_handle)
-            addresses, context = dict(self._addresses), weakref.ref(self)
-            self._gpu.submit(stream_handle, lambda: _execute(context, addresses))
+            addresses, context, owner = dict(self._addresses), weakref.ref(self), self._gpu
+            self._gpu.submit(stream_handle, lambda: _execute(owner, context, addresses))
         except CudaError as error:
             self._logger.log(ILogger.Severity.ERROR, f"Cuda Runtime ({error})")
             return False
@@ -367,10 +367,10 @@ class IExecutionContext:
             self._gpu.gone("execution_context")
 
 
-def _execute(reference: weakref.ref[IExecutionContext], addresses: dict[str, int]) -> None:
+def _execute(owner: FakeGpu, reference: weakref.ref[IExecutionContext], addresses: dict[str, int]) -> None:
     context = reference()
     if context is None or context._engine() is None:
-        gpu.misuse.append("an engine or its context went while it had work to do")
+        owner.misuse.append("an engine or its context went while it had work to do")
     else:
         context.run(addresses)
 
