@@ -1,25 +1,20 @@
-"""`segrd-doctor`: what this machine has, what works, and what to do about the rest.
-
-Whatever could crash the interpreter (an engine on a processor that it was not built for, a GPU driver) is tried in a
-process of its own.
-"""
+"""`segrd-doctor`: what this machine has, which engines work or would work, and what to do about the rest."""
 
 from __future__ import annotations
 
 import base64
 import platform
 import re
-import subprocess
-import sys
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
 from . import __version__, machine
-from .console import ERROR, OK, emit_json, json_option, new_table, print_table
-from .errors import SegrdError
+from .console import ERROR, OK, emit_json, json_option, print_table
+from .errors import OptionError, SegrdError
+from .probe import ask
 
 # A deploy graph of 32×32 pixels whose map is the largest channel / 255 and whose score is the map's maximum. Encoded
 # once, because the runtime has no ONNX package; tests/runtime/test_doctor.py builds it again and compares.
@@ -31,34 +26,31 @@ TINY_GRAPH = base64.b64decode(
     "CCAKAgggQgQKABAN"
 )
 _TINY_SIZE_HW = (32, 32)
-_INT8_FLAGS = {"avx2": "AVX2", "avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "amx_int8": "AMX-INT8"}
-_TIMEOUT_S = 60
-_PROBE_CUDA = """
-import ctypes
-cuda = ctypes.CDLL("libcuda.so.1")
-number = ctypes.c_int()
-code = cuda.cuInit(0) or cuda.cuDriverGetVersion(ctypes.byref(number))
-assert code == 0, f"cuInit failed with CUDA error {code}"
-print(f"CUDA {number.value // 1000}.{number.value % 1000 // 10}")
-"""
-
-
-class Probe(NamedTuple):
-    """Outcome of one attempt."""
-
-    works: bool
-    detail: str
+# State of an engine: it computed something here; it would once a package is installed, or has nothing to be tried on;
+# it cannot, or failed.
+WORKS, WOULD_WORK, NO = "works", "would work", "no"
+_ENGINE_TIMEOUT_S = 300  # TensorRT's builder takes a minute to start on a Jetson
+_BUNDLE_TIMEOUT_S = 3600  # engines for it may have to be built
 
 
 def command(
     bundle: Annotated[
         Path | None, typer.Argument(help="Also run this bundle's golden images on every engine.", show_default=False)
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Ask for this engine alone; the exit code is its own. Container health checks use it."),
+    ] = None,
+    support: Annotated[
+        bool, typer.Option("--support", help="Show which TensorRT runs on which machine, and where this one stands.")
+    ] = False,
     json: Annotated[bool, json_option] = False,
 ) -> int:
     """Show what this machine has and which engines work. Exit code 0: an engine works; 2: none does."""
-    report = examine(bundle)
-    for table in _tables(report):
+    from .doctor_tables import tables
+
+    report = examine(bundle) if engine is None else examine_engine(engine, bundle)
+    for table in tables(report, with_support=support):
         print_table(table, as_json=json)
     if json:
         emit_json(report)
@@ -67,33 +59,62 @@ def command(
 
 def examine(bundle: str | Path | None = None) -> dict[str, Any]:
     """Everything that `segrd-doctor --json` prints. `ok` says whether an engine (and the bundle, if given) works."""
-    from . import engines
+    from .tensorrt import facts
 
-    probes = {name: probe_engine(name) for name in engines.ENGINES}
-    report: dict[str, Any] = {
-        "ok": any(probe.works for probe in probes.values()),
+    report = {
+        "ok": False,
         "segrd_edge": __version__,
         "python": platform.python_version(),
         "os": platform.platform(),
         "cpu": machine.cpu(),
         "memory_gib": machine.memory_gib(),
-        "engines": {
-            name: {"version": engines.engine_class(name).version(), **probe._asdict()} for name, probe in probes.items()
-        },
+        "nvidia": facts.collect(),
+        "engines": {name: _examined(name) for name in engine_names()},
         "extras": _extras(),
-        "nvidia_driver": _probe(_PROBE_CUDA)._asdict(),
-        "tensorrt": "not in this release",
     }
-    if bundle is not None:
-        golden = {name: _probe_bundle(bundle, name) for name, probe in probes.items() if probe.works}
-        report["bundle"] = {name: probe._asdict() for name, probe in golden.items()}
-        report["ok"] = any(probe.works for probe in golden.values())
-    return report
+    return _with_bundle(report, bundle)
 
 
-def probe_engine(name: str) -> Probe:
-    """Load the tiny graph into an engine and check what it computes, in a process of its own."""
-    return _probe(f"from segrd_edge.doctor import run_tiny_graph; print(run_tiny_graph({name!r}))")
+def examine_engine(name: str, bundle: str | Path | None = None) -> dict[str, Any]:
+    """The same for one engine alone; nothing else is asked, so that frames which are inspected meanwhile do not wait.
+
+    Raises:
+        OptionError: there is no such engine.
+    """
+    if name not in engine_names():
+        raise OptionError(f"--engine {name}", expected="one of " + ", ".join(engine_names()), fix="name one of these")
+    return _with_bundle({"ok": False, "engines": {name: _examined(name)}}, bundle)
+
+
+def engine_names() -> list[str]:
+    """All engines and flavours of TensorRT, in the order of the engines."""
+    from . import engines
+    from .tensorrt import library
+
+    return list(dict.fromkeys([*engines.ENGINES, *library.FLAVOURS]))
+
+
+def verdict(name: str) -> dict[str, str]:
+    """Whether an engine works here, tried on the tiny graph: state, detail and fix.
+
+    What TensorRT needs is asked one by one before TensorRT is touched.
+    """
+    from . import engines
+    from .tensorrt import library, requirements
+
+    if name in library.FLAVOURS:
+        lack = requirements.lack(name)
+        if lack is not None:
+            return _verdict(WOULD_WORK if lack.can_be_installed else NO, lack.what, lack.fix)
+    elif not engines.engine_class(name).is_available():
+        return _verdict(WOULD_WORK, "not installed", engines.engine_class(name).install)
+    if name == "tensorrt-lean":
+        return _verdict(WOULD_WORK, "all that it needs is here; it runs engines that a bundle carries, and builds none")
+    try:
+        return _verdict(WORKS, run_tiny_graph(name))
+    except SegrdError as error:
+        expected = f" (expected: {error.expected})" if error.expected else ""
+        return _verdict(NO, error.what + expected, error.fix)
 
 
 def run_tiny_graph(name: str) -> str:
@@ -116,35 +137,51 @@ def run_tiny_graph(name: str) -> str:
     return "computes the test graph correctly"
 
 
-def _probe(code: str) -> Probe:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return Probe(False, f"no answer within {_TIMEOUT_S} s")
-    if done.returncode == 0:
-        return Probe(True, done.stdout.strip())
-    if done.returncode < 0:
-        return Probe(False, f"the process was ended by signal {-done.returncode}")
-    return Probe(False, _exception_text(done.stderr))
+def run_bundle(bundle: str, engine: str) -> str:
+    """Run a bundle's golden images on an engine.
 
-
-def _exception_text(stderr: str) -> str:
-    """The message of a traceback, without the stack and without the exception's class."""
-    last = re.split(r"^(?=\S*(?:Error|Exception)\b)", stderr.strip(), flags=re.MULTILINE)[-1]
-    return re.sub(r"^[\w.]+: ", "", last).strip() or "failed without a message"
-
-
-def _probe_bundle(bundle: str | Path, engine: str) -> Probe:
+    Raises:
+        SegrdError: the bundle is damaged, or the engine fails or computes something else.
+    """
     from .detector import Detector
 
-    try:
-        with Detector(bundle, engine=engine) as detector:
-            found = detector.self_test()
-    except SegrdError as error:
-        return Probe(False, str(error))
-    return Probe(True, f"{found.frames} golden scores at {detector.precision} within {found.max_score_difference:.2g}")
+    with Detector(bundle, engine=engine) as detector:
+        found = detector.self_test()
+    return f"{found.frames} golden scores at {detector.precision} within {found.max_score_difference:.2g}"
+
+
+def _examined(name: str) -> dict[str, Any]:
+    answer = ask("segrd_edge.doctor:verdict", name, timeout_s=_ENGINE_TIMEOUT_S)
+    found = answer.value if answer.works else _verdict(NO, answer.detail, answer.fix)
+    return {"version": _version(name), "works": found["state"] == WORKS, **found}
+
+
+def _verdict(state: str, detail: str, fix: str = "") -> dict[str, str]:
+    return {"state": state, "detail": detail, "fix": fix}
+
+
+def _version(name: str) -> str | None:
+    from . import engines
+    from .tensorrt import requirements
+
+    if name in engines.ENGINES:
+        return engines.engine_class(name).version()
+    package = requirements.installed_package(name)
+    return package.version if package is not None else None
+
+
+def _with_bundle(report: dict[str, Any], bundle: str | Path | None) -> dict[str, Any]:
+    working = [name for name, engine in report["engines"].items() if engine["works"]]
+    if bundle is None:
+        return {**report, "ok": bool(working)}
+    answers = {
+        name: ask("segrd_edge.doctor:run_bundle", str(bundle), name, timeout_s=_BUNDLE_TIMEOUT_S) for name in working
+    }
+    golden = {
+        name: {"works": answer.works, "detail": answer.value or answer.detail, "fix": answer.fix}
+        for name, answer in answers.items()
+    }
+    return {**report, "bundle": golden, "ok": any(found["works"] for found in golden.values())}
 
 
 def _extras() -> dict[str, dict[str, Any]]:
@@ -158,41 +195,3 @@ def _extras() -> dict[str, dict[str, Any]]:
         extra: {"installed": not names, "missing": names, "fix": f"pip install 'segrd-edge[{extra}]'" if names else ""}
         for extra, names in missing.items()
     }
-
-
-def _tables(report: dict[str, Any]) -> list[Any]:
-    from rich.markup import escape
-
-    cpu, flags, driver = report["cpu"], report["cpu"]["flags"], report["nvidia_driver"]
-    facts = new_table("Machine", "", "")
-    facts.show_header = False
-    facts.columns[1].justify = "left"
-    for name, value in (
-        ("segrd-edge", report["segrd_edge"]),
-        ("Python", report["python"]),
-        ("system", report["os"]),
-        ("processor", f"{cpu['model']}, {cpu['usable_cores']} of {cpu['cores']} logical cores usable"),
-        ("INT8 arithmetic", "unknown" if flags is None else _listed(flags)),
-        ("memory", "unknown" if report["memory_gib"] is None else f"{report['memory_gib']} GiB"),
-        ("NVIDIA driver", driver["detail"] if driver["works"] else f"none ({driver['detail']})"),
-        ("TensorRT", report["tensorrt"]),
-    ):
-        facts.add_row(name, escape(str(value)))
-    works = new_table("Engines and extras", "", "version", "works", "detail")
-    works.columns[3].justify = "left"
-    for name, engine in report["engines"].items():
-        works.add_row(name, engine["version"] or "none", _mark(engine["works"]), escape(engine["detail"]))
-    for name, probe in report.get("bundle", {}).items():
-        works.add_row(f"bundle on {name}", "", _mark(probe["works"]), escape(probe["detail"]))
-    for name, extra in report["extras"].items():
-        detail = "" if extra["installed"] else f"missing {', '.join(extra['missing'])}; {extra['fix']}"
-        works.add_row(escape(f"[{name}]"), "", _mark(extra["installed"]), escape(detail))
-    return [facts, works]
-
-
-def _listed(flags: list[str]) -> str:
-    return ", ".join(label for flag, label in _INT8_FLAGS.items() if flag in flags) or "no VNNI or AMX"
-
-
-def _mark(works: bool) -> str:
-    return "[green]yes[/]" if works else "[red]no[/]"

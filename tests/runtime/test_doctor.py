@@ -1,61 +1,134 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from segrd_edge import doctor
+from segrd_edge import doctor, engines
 from segrd_edge.console import build_app
-from segrd_edge.engines import ENGINES
+from segrd_edge.engines.onnxruntime import OnnxRuntimeEngine
+from segrd_edge.errors import SegrdError
+from segrd_edge.probe import Answer
+from segrd_edge.tensorrt import library, requirements
+from segrd_edge.tensorrt.requirements import Lack
 
 APP = build_app(doctor.command, name="segrd-doctor", example="segrd-doctor --json")
+CPU_ENGINES = ("openvino", "onnxruntime")
 
 
-def test_json_reports_working_engines(bundle_path: Path) -> None:
-    done = CliRunner().invoke(APP, [str(bundle_path), "--json"])
-    assert done.exit_code == 0
+def report_of(*arguments: str, code: int = 0) -> dict[str, Any]:
+    done = CliRunner().invoke(APP, [*arguments, "--json"])
+    assert done.exit_code == code, done.output
     (line,) = done.stdout.splitlines()
-    report = json.loads(line)
-    assert set(report["engines"]) == set(report["bundle"]) == set(ENGINES)
-    for engine in report["engines"].values():
-        assert engine["works"], engine["detail"]
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def test_json_reports_every_engine(bundle_path: Path) -> None:
+    report = report_of(str(bundle_path))
+    assert set(report["engines"]) == {*engines.ENGINES, *library.FLAVOURS}
+    assert set(CPU_ENGINES) <= set(report["bundle"])
+    for name in CPU_ENGINES:
+        engine = report["engines"][name]
+        assert (engine["state"], engine["works"]) == ("works", True), engine["detail"]
         assert engine["version"]
-    for probe in report["bundle"].values():
-        assert probe["works"], probe["detail"]
+        assert report["bundle"][name]["works"], report["bundle"][name]["detail"]
+    for engine in report["engines"].values():
+        assert engine["state"] in ("works", "would work", "no")
+        assert engine["works"] is (engine["state"] == "works")
     assert report["cpu"]["cores"] >= report["cpu"]["usable_cores"] >= 1
     assert {"train", "export", "openvino"} <= set(report["extras"])
-    assert isinstance(report["nvidia_driver"]["works"], bool)
-    assert report["tensorrt"] == "not in this release"
+    assert isinstance(report["nvidia"]["driver"]["works"], bool)
+    assert len(report["nvidia"]["support"]) > 1
+
+
+def test_one_engine_alone(bundle_path: Path) -> None:
+    report = report_of("--engine", "onnxruntime")
+    assert (list(report), list(report["engines"])) == (["ok", "engines"], ["onnxruntime"])
+    report = report_of(str(bundle_path), "--engine", "onnxruntime")
+    assert report["ok"]
+    assert report["bundle"]["onnxruntime"]["detail"].endswith("golden scores at fp32 within 0")
+
+
+def test_the_exit_code_is_that_of_the_engine_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
+    if requirements.lack("tensorrt") is None:
+        pytest.skip("this machine runs TensorRT")
+    assert not report_of("--engine", "tensorrt", code=2)["ok"]
+
+
+def test_an_engine_that_there_is_not() -> None:
+    done = CliRunner().invoke(APP, ["--engine", "tensort"])
+    assert done.exit_code == 2
+    assert "tensorrt-rtx" in done.stderr
 
 
 def test_without_an_engine_the_exit_code_is_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "probe_engine", lambda name: doctor.Probe(False, "[broken]"))
+    def ask(function: str, *arguments: str, timeout_s: float) -> Answer:
+        return Answer(False, None, "the process was ended by signal 11", "[broken]")
+
+    monkeypatch.setattr(doctor, "ask", ask)
     done = CliRunner().invoke(APP, [])
     assert done.exit_code == 2
-    assert "[broken]" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("code", "detail"),
-    [
-        ("import os; os.kill(os.getpid(), 11)", "the process was ended by signal 11"),
-        ("raise ValueError('seven')", "seven"),
-        ("import absent_package", "No module named 'absent_package'"),
-    ],
-)
-def test_what_crashes_is_reported(code: str, detail: str) -> None:
-    assert doctor._probe(code) == doctor.Probe(False, detail)
+    assert "the process was ended by signal 11" in done.stdout
+    assert "fix: [broken]" in done.stdout
 
 
 def test_a_damaged_bundle_is_reported(tmp_path: Path) -> None:
     (tmp_path / "text.segrd").write_text("no bundle")
-    report = doctor.examine(tmp_path / "text.segrd")
+    report = doctor.examine_engine("onnxruntime", tmp_path / "text.segrd")
     assert not report["ok"]
     assert "not a bundle" in report["bundle"]["onnxruntime"]["detail"]
+
+
+def test_an_engine_that_is_not_installed_would_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxRuntimeEngine, "is_available", lambda: False)
+    assert doctor.verdict("onnxruntime") == {
+        "state": "would work",
+        "detail": "not installed",
+        "fix": OnnxRuntimeEngine.install,
+    }
+
+
+def test_an_engine_that_computes_something_else_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> str:
+        raise SegrdError("an error of 0.2", expected="1e-6", fix="mend it")
+
+    monkeypatch.setattr(doctor, "run_tiny_graph", fail)
+    assert doctor.verdict("onnxruntime") == {
+        "state": "no",
+        "detail": "an error of 0.2 (expected: 1e-6)",
+        "fix": "mend it",
+    }
+
+
+@pytest.mark.parametrize("name", list(library.FLAVOURS))
+@pytest.mark.parametrize("can_be_installed", [False, True])
+def test_what_tensorrt_lacks_is_said_before_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch, name: str, can_be_installed: bool
+) -> None:
+    monkeypatch.setattr(requirements, "lack", lambda flavour: Lack("no driver", "install it", can_be_installed))
+    monkeypatch.setattr(doctor, "run_tiny_graph", lambda name: pytest.fail("it was tried"))
+    state = "would work" if can_be_installed else "no"
+    assert doctor.verdict(name) == {"state": state, "detail": "no driver", "fix": "install it"}
+
+
+def test_tensorrt_is_tried_where_nothing_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "lack", lambda flavour: None)
+    monkeypatch.setattr(doctor, "run_tiny_graph", lambda name: f"{name} ran")
+    assert doctor.verdict("tensorrt") == {"state": "works", "detail": "tensorrt ran", "fix": ""}
+    lean = doctor.verdict("tensorrt-lean")  # it builds nothing, so there is nothing to try it on
+    assert (lean["state"], lean["fix"]) == ("would work", "")
+
+
+def test_the_tiny_graph_is_one_that_tensorrt_builds() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    from segrd_edge.tensorrt.build import build
+
+    assert build(doctor.TINY_GRAPH, flavour="tensorrt-rtx").plan
 
 
 def test_the_tiny_graph_is_what_its_comment_says() -> None:
@@ -82,13 +155,3 @@ def test_the_tiny_graph_is_what_its_comment_says() -> None:
     stored = onnx.load_model_from_string(doctor.TINY_GRAPH)
     onnx.checker.check_model(stored)
     assert stored == model
-
-
-def test_runs_where_no_engine_is_installed() -> None:
-    code = (
-        "import sys; sys.modules.update(openvino=None, onnxruntime=None)\n"
-        "from segrd_edge.doctor import run_tiny_graph\n"
-        "run_tiny_graph('openvino')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "pip install 'segrd-edge[openvino]'" in done.stderr
