@@ -60,8 +60,8 @@ def installed_package(flavour: str) -> Package | None:
     there are several. None where it was not installed as a Python package."""
     module = re.escape(library.flavour_named(flavour).module).replace("_", "[-_]")
     pattern = re.compile(rf"{module}(?:[-_]cu(?P<cuda>\d+))?(?:[-_](?:bindings|libs))?", re.IGNORECASE)
-    found = [(pattern.fullmatch(str(d.metadata["Name"])), d.version) for d in distributions()]
-    packages = [Package(version, int(match["cuda"]) if match["cuda"] else None) for match, version in found if match]
+    found = [(pattern.fullmatch(str(d.metadata["Name"])), d) for d in distributions()]
+    packages = [Package(d.version, int(match["cuda"]) if match["cuda"] else None) for match, d in found if match]
     return max(packages, key=lambda package: package.cuda or 0, default=None)
 
 
