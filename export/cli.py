@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from segrd_edge.console import console, emit_json, json_option, new_table, print_table
+from segrd_edge.console import console, emit_json, json_option, new_table, parse_frame_size, print_table
 
 if TYPE_CHECKING:
     from .bundle import ExportResult
@@ -24,6 +24,22 @@ def command(
     data: Annotated[Path | None, typer.Option(help="Where the run's photographs are now.")] = None,
     calibration_images: Annotated[int, typer.Option(help="Frames that set the INT8 scales.")] = 64,
     int8_scope: Annotated[str, typer.Option(help="What INT8 covers: auto, all, no-fine, no-decoder or head.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="Whose graphs to add: tensorrt or tensorrt-rtx gives fp16 and, with INT8, mixed; cpu gives none; auto "
+            "looks at this machine."
+        ),
+    ] = "auto",
+    frame: Annotated[
+        str | None,
+        typer.Option(
+            help="WIDTHxHEIGHT of the camera's frames, for example 2448x2048: the TensorRT graphs take them as they "
+            "are, and the GPU does the resize.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Items that the TensorRT graphs take at once, one per camera.")] = 1,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write an HTML report beside it.")] = True,
     json: Annotated[bool, json_option] = False,
 ) -> None:
@@ -31,7 +47,9 @@ def command(
     from segrd_edge.training.run import Run
 
     from .bundle import export_bundle
+    from .target import Target
 
+    target = Target.choose(engine, None if frame is None else parse_frame_size(frame), batch)
     loaded = Run.load(run)
     result = export_bundle(
         loaded,
@@ -40,6 +58,7 @@ def command(
         data=data,
         calibration_images=calibration_images,
         int8_scope=cast(Any, int8_scope),
+        target=target,
         said=lambda line: console.print(line, markup=False),
     )
     page = result.path.with_suffix(".html") if report else None
@@ -53,15 +72,23 @@ def command(
 
 def _show(result: ExportResult, page: Path | None, *, as_json: bool) -> None:
     rows = {precision: _figures(result, precision) for precision in result.graph_bytes}
-    table = new_table(str(result.path), "precision", "size, MB", "max |Δ| to torch", "threshold", *_METRICS)
+    table = new_table(str(result.path), "precision", "takes", "size, MB", "max |Δ|", "threshold", *_METRICS)
     for precision, row in rows.items():
         parity = f"map {row['parity']['map']:.1e}, score {row['parity']['score']:.1e}"
         metrics = ["–" if row[name] is None else f"{row[name]:.4f}" for name in _METRICS]
-        table.add_row(precision, f"{row['size_mb']:.1f}", parity, f"{row['threshold']:.4f}", *metrics)
+        size = f"{row['size_mb']:.1f}"
+        table.add_row(precision, _takes(row), size, parity, f"{row['threshold']:.4f}", *metrics)
     print_table(table, as_json=as_json)
+    console.print("max |Δ|: fp32 from torch, the others from fp32, on the golden images")
     if as_json:
         decision = result.calibration.decision if result.calibration else None
         emit_json({"bundle": str(result.path), "report": str(page) if page else None, "int8": decision, "graphs": rows})
+
+
+def _takes(row: dict[str, Any]) -> str:
+    """What one run of a graph takes."""
+    frames = "image" if row["frame_hw"] is None else "{1}×{0}".format(*row["frame_hw"])
+    return frames if row["batch"] == 1 else f"{row['batch']} × {frames}"
 
 
 def _figures(result: ExportResult, precision: Any) -> dict[str, Any]:
@@ -69,7 +96,10 @@ def _figures(result: ExportResult, precision: Any) -> dict[str, Any]:
     metrics = record.metrics or {}
     return {
         "size_mb": result.graph_bytes[precision] / 1e6,
+        "batch": record.batch,
+        "frame_hw": record.frame_hw,
         "parity": record.parity,
+        "drift": record.drift,
         "threshold": record.threshold.value,
         "statement": record.threshold.statement,
         **{name: metrics.get(name) for name in _METRICS},

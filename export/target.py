@@ -9,9 +9,9 @@ from typing import Literal, get_args
 from segrd_edge import engines
 from segrd_edge.errors import FrameError, OptionError
 from segrd_edge.preprocess import Preprocess
-from segrd_edge.tensorrt.library import FLAVOURS
 
 EngineName = Literal["cpu", "tensorrt", "tensorrt-rtx"]
+_TENSORRT: tuple[EngineName, ...] = ("tensorrt", "tensorrt-rtx")  # that build; the first that works is "auto"
 # More at once than any line needs, and it keeps a slip of the finger from an export that runs out of memory.
 LARGEST_BATCH = 64
 LARGEST_SIDE = 32_768  # pixels; a line-scan camera's longest rows have 16,384
@@ -41,7 +41,7 @@ class Target:
             option = f"--batch {self.batch}" if self.frame_hw is None else self._frame
             raise OptionError(
                 f"{option} for the engine {self.engine}",
-                expected="an engine that resizes on the GPU and takes several items: " + " or ".join(FLAVOURS),
+                expected="an engine that resizes on the GPU and takes several items: " + " or ".join(_TENSORRT),
                 fix=f"add --engine tensorrt, or leave {option.split()[0]} out",
             )
         if self.frame_hw is not None:
@@ -54,13 +54,13 @@ class Target:
         Raises:
             OptionError: see the class; or an unknown engine.
         """
-        usable = [name for name in FLAVOURS if name in engines.ENGINES and engines.engine_class(name).is_available()]
-        name = [*usable, "cpu"][0] if engine == "auto" else engine
+        usable = [name for name in _TENSORRT if name in engines.ENGINES and engines.engine_class(name).is_available()]
+        name = next(iter(usable), "cpu") if engine == "auto" else engine
         return cls(name, frame_hw, batch)  # type: ignore[arg-type]  # checked in __post_init__
 
     @property
     def is_tensorrt(self) -> bool:
-        return self.engine in FLAVOURS
+        return self.engine in _TENSORRT
 
     def check(self, preprocess: Preprocess) -> None:
         """Raises:

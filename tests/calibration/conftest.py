@@ -25,7 +25,7 @@ SIZE_HW = (32, 48)
 
 @pytest.fixture(scope="session")
 def model() -> onnx.ModelProto:
-    return _build()
+    return build_small(SIZE_HW)
 
 
 @pytest.fixture(scope="session")
@@ -63,8 +63,9 @@ class Builder:
         return self.op(name, "Resize", x, gs.Variable.empty(), gs.Variable.empty(), sizes, mode="linear")
 
 
-def _build() -> onnx.ModelProto:
-    b, (h, w) = Builder(), SIZE_HW
+def build_small(size_hw: tuple[int, int]) -> onnx.ModelProto:
+    """The graph above for network images of this size, whose sides are multiples of 4."""
+    b, (h, w) = Builder(), size_hw
     image = gs.Variable("image", np.uint8, (1, h, w, 3))
     pixels = b.op("planes", "Transpose", b.op("cast", "Cast", image, to=1), perm=[0, 3, 1, 2])
     normalise = np.eye(3, dtype=np.float32)[:, :, None, None] / 64
@@ -79,7 +80,7 @@ def _build() -> onnx.ModelProto:
     mean = b.op("mean", "ReduceMean", f, np.array([2, 3], np.int64))
     f = b.op("head.add", "Add", b.conv("head.pooled", mean, 16, 16, 1), f)
     raw = b.conv("head.out", b.conv("head.depthwise", f, 16, 16, group=16), 16, 1, 1)
-    maps = b.resize("to_size", b.op("sigmoid", "Sigmoid", raw), SIZE_HW, 1)
+    maps = b.resize("to_size", b.op("sigmoid", "Sigmoid", raw), size_hw, 1)
     anomaly_map = b.op("map", "Squeeze", maps, np.array([1], np.int64))
     flat = b.op("flat", "Reshape", anomaly_map, np.array([1, -1], np.int64))
     top, positions = gs.Variable("top", np.float32), gs.Variable("positions", np.int64)
