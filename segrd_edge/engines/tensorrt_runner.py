@@ -57,7 +57,7 @@ class Runner:
     def _load(self, content: bytes, flavour: str, host_code: bool) -> None:
         self._stream = cuda.Stream(self.device)
         self._closing.callback(self._stream.close)
-        loaded = plan.deserialise(content, flavour=flavour, host_code=host_code)
+        loaded = plan.deserialise(content, flavour=flavour, host_code=host_code, device=self._options.device)
         self._runtime: Any = loaded.runtime
         self._engine: Any = loaded.engine
         del loaded

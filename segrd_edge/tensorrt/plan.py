@@ -18,18 +18,19 @@ class LoadedPlan(NamedTuple):
     engine: Any
 
 
-def deserialise(plan: bytes, *, flavour: str, host_code: bool = False) -> LoadedPlan:
-    """Load a plan onto the GPU.
+def deserialise(plan: bytes, *, flavour: str, host_code: bool = False, device: int = 0) -> LoadedPlan:
+    """Load a plan onto the GPU whose context is current.
 
     Args:
         host_code: let the plan execute code of its own on the processor, as version-compatible plans do. Only for a
             plan that this machine built and whose checksum was compared.
+        device: index of that GPU.
 
     Raises:
         EngineError: TensorRT, the driver or the GPU is missing or does not fit (asked before any object of TensorRT's
             is made), or the plan is damaged, or of another version or GPU. The message has TensorRT's last error lines.
     """
-    requirements.require(flavour)
+    requirements.require(flavour, device)
     trt = library.load(flavour)
     title = f"{flavour} {trt.__version__}"
     with recording(trt) as (logger, log):

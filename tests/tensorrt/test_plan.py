@@ -29,6 +29,13 @@ def test_without_a_driver_no_tensorrt_object_is_made(fp32_graph: bytes, monkeypa
         deserialise(b"a plan", flavour=RTX)
 
 
+def test_the_card_asked_about_is_the_one_that_the_plan_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = (driver.Gpu("RTX A2000", "8.6", "13.2", ""), driver.Gpu("H200", "9.0", "13.2", ""))
+    monkeypatch.setattr(driver, "gpu", lambda index=0: cards[index])
+    with pytest.raises(EngineError, match=r"TensorRT-RTX has no engines for H200"):
+        deserialise(b"a plan", flavour=RTX, device=1)
+
+
 def test_the_process_lives_on_without_a_driver() -> None:
     without_driver()
     code = f"from segrd_edge.tensorrt.plan import deserialise; deserialise(b'a plan', flavour={RTX!r})"
