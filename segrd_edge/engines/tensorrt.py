@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX on an NVIDIA GPU: engines built from the graph on this machine, or loaded as plans."""
+"""TensorRT's flavours on an NVIDIA GPU: engines built from the graph on this machine, or loaded as plans."""
 
 from __future__ import annotations
 
@@ -179,3 +179,33 @@ class TensorRtRtxEngine(TensorRtEngine):
     name = "tensorrt-rtx"
     package = "tensorrt_rtx"
     install = library.FLAVOURS["tensorrt-rtx"].install
+
+
+class TensorRtLeanEngine(TensorRtEngine):
+    """TensorRT's lean runtime, a tenth of the size of TensorRT: it runs version-compatible plans and builds nothing."""
+
+    name = "tensorrt-lean"
+    package = "tensorrt_lean"
+    install = library.FLAVOURS["tensorrt-lean"].install
+    is_automatic = False
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle,
+        precision: str = "auto",
+        options: EngineOptions = DEFAULT_OPTIONS,
+        *,
+        progress: Progress | None = None,
+    ) -> tuple[Engine, Precision]:
+        raise cls._builds_nothing(f"{bundle.path} holds graphs and no plan")
+
+    def _plan_of(self, graph: bytes, options: EngineOptions) -> bytes:
+        raise self._builds_nothing("a graph is no plan")
+
+    @classmethod
+    def _builds_nothing(cls, what: str) -> EngineError:
+        return EngineError(
+            f"{what}, and {cls.name} builds none",
+            fix="use the engine tensorrt, which builds one on this machine, or TensorRtLeanEngine.from_plan",
+        )

@@ -18,7 +18,9 @@ from segrd_edge.tensorrt import driver, log, requirements
 from . import cuda_bindings_driver, pycuda_driver, tensorrt
 from .machine import FakeGpu
 
-FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx", "tensorrt-lean": "tensorrt_lean"}
+# What the lean runtime has not.
+_BUILDING = ("Builder", "OnnxParser", "INetworkDefinition", "IBuilderConfig", "get_nv_onnx_parser_version")
 _PACKAGES = ("pycuda", "cuda", "cuda.bindings")
 
 
@@ -94,7 +96,9 @@ def _put(monkeypatch: pytest.MonkeyPatch, package: str, name: str, module: Modul
 
 def _flavour(name: str) -> ModuleType:
     module = ModuleType(name)
-    module.__dict__.update({key: value for key, value in vars(tensorrt).items() if not key.startswith("__")})
+    lacks = _BUILDING if name == "tensorrt_lean" else ()
+    names = [key for key in vars(tensorrt) if not key.startswith("__") and key not in lacks]
+    module.__dict__.update({key: vars(tensorrt)[key] for key in names})
     module.__dict__.update(__version__=tensorrt.__version__, __spec__=ModuleSpec(name, None))
     return module
 

@@ -16,9 +16,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from segrd_edge import Detector, engines
+from segrd_edge.bundle import Bundle
 from segrd_edge.engines import EngineOptions
 from segrd_edge.engines.onnxruntime import OnnxRuntimeEngine
-from segrd_edge.engines.tensorrt import TensorRtEngine, TensorRtRtxEngine
+from segrd_edge.engines.tensorrt import TensorRtEngine, TensorRtLeanEngine, TensorRtRtxEngine
 from segrd_edge.errors import EngineError
 from segrd_edge.tensorrt import driver
 
@@ -400,6 +401,19 @@ def test_a_refused_enqueue_carries_tensorrts_line(fake_gpu: FakeGpu, deploy_grap
 def test_a_plan_with_host_code_runs_if_allowed(fake_gpu: FakeGpu, deploy_graph: Graph) -> None:
     engine = TensorRtEngine.from_plan(fake_tensorrt.make_plan(deploy_graph(), host_code=True), host_code=True)
     assert engine.run(random_image()).score == OnnxRuntimeEngine(deploy_graph()).run(random_image()).score
+
+
+def test_the_lean_runtime_runs_plans_and_builds_none(fake_gpu: FakeGpu, deploy_graph: Graph, bundle_path: Path) -> None:
+    plan = fake_tensorrt.make_plan(deploy_graph(), host_code=True)
+    engine = TensorRtLeanEngine.from_plan(plan, host_code=True)
+    assert engine.name == "tensorrt-lean"
+    assert engine.run(random_image()).score == OnnxRuntimeEngine(deploy_graph()).run(random_image()).score
+    with pytest.raises(EngineError, match="tensorrt-lean builds none") as caught:
+        TensorRtLeanEngine(deploy_graph())
+    assert "the engine tensorrt" in caught.value.fix
+    with pytest.raises(EngineError, match="holds graphs and no plan"):
+        TensorRtLeanEngine.open(Bundle.open(bundle_path))
+    assert fake_gpu.counts["build"] == 0
 
 
 def no_driver(index: int = 0) -> driver.Gpu:
