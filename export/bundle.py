@@ -47,6 +47,7 @@ class ExportResult:
     evaluations: dict[str, Evaluation]  # empty without defect images
     graph_bytes: dict[Precision, int]
     calibration: Calibration | None  # None without INT8
+    target: Target = CPU
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def export_bundle(
         evaluations={p: judgement.evaluation for p, judgement in judgements.items() if judgement.evaluation},
         graph_bytes={p: len(members[graph_file(p)]) for p in graphs},
         calibration=calibration,
+        target=target,
     )
 
 

@@ -68,13 +68,14 @@ def _page(run: Run, result: ExportResult) -> dict[str, Any]:
         "calibration": records.calibration_section(manifest.calibration, result.calibration)
         if manifest.calibration
         else None,
+        "float16": records.float16_section(manifest),
         "graph_sizes": [(name, megabytes(count)) for name, count in result.graph_bytes.items()],
         "parity": sections.parity_rows(manifest),
         "latency": _latency(latency),
         "environment": [*records.training_record(run), *records.environment()],
         "packages": records.packages(),
         "checksums": records.checksums(bundle, run),
-        "commands": records.commands(run, result.path, int8="int8" in manifest.graphs),
+        "commands": records.commands(run, result.path, result.target, int8="int8" in manifest.graphs),
     }
 
 

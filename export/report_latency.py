@@ -1,6 +1,7 @@
-"""A short latency measurement for the report: whole inspections, every engine and precision in turn.
+"""A short latency measurement for the report: whole inspections, every engine of the processor and precision in turn.
 
-Taking turns, a busy moment of the machine hits all of them alike.
+Taking turns, a busy moment of the machine hits all of them alike. TensorRT's engines are timed where they are built, by
+`segrd-build`, and measured by `segrd-bench`: here they could only be those of another GPU than the line's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from segrd_edge import engines
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
 from segrd_edge.errors import EngineError
+from segrd_edge.tensorrt.library import FLAVOURS
 
 ROUNDS = 15
 _WARM_UP = 2
@@ -44,7 +46,7 @@ class LatencyTable:
 
 
 def measure_latency(bundle: Bundle, frame_bgr_u8: npt.NDArray[np.uint8], rounds: int = ROUNDS) -> LatencyTable:
-    """Inspect one frame (H×W×3) with every installed engine and every precision of the bundle, interleaved.
+    """Inspect one frame (H×W×3) with every engine of the processor and every precision that it runs, interleaved.
 
     Args:
         rounds: inspections each; a slow or busy machine does fewer.
@@ -72,7 +74,8 @@ def _load_all(bundle: Bundle) -> tuple[list[Detector], list[str]]:
     """A detector per engine and precision, and a sentence for each that cannot be had."""
     detectors: list[Detector] = []
     failures: list[str] = []
-    for engine, precision in itertools.product(engines.available(), bundle.manifest.graphs):
+    installed = [name for name in engines.available() if name not in FLAVOURS]
+    for engine, precision in itertools.product(installed, bundle.manifest.graphs):
         if precision not in engines.engine_class(engine).precisions:
             continue
         try:

@@ -13,14 +13,15 @@ from typing import Any
 from segrd_edge import machine
 from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.calibrate import MAP_COSINE_LIMIT, SCORE_DRIFT_LIMIT, Calibration
-from segrd_edge.manifest import CalibrationRecord
+from segrd_edge.manifest import CalibrationRecord, LeftFloat, Manifest
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.run import Run, RunConfig
 
 from . import charts
 from .report_facts import module_totals
 from .report_latency import LatencyTable
-from .report_text import number, percent, plural
+from .report_text import number, percent, plural, size
+from .target import Target
 
 _PACKAGES = ("segrd-edge", "numpy", "opencv-python-headless", "torch", "onnx", "onnxruntime", "openvino")
 _DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
@@ -54,9 +55,6 @@ def _read_log(path: Path) -> dict[str, list[tuple[int, float, float]]]:
 def calibration_section(record: CalibrationRecord, calibration: Calibration | None) -> dict[str, Any]:
     """Frames by kind, method, convolutions per part of the network, what stays float and why, and the scopes tried."""
     kinds = [frame.kind for frame in record.frames]
-    reasons: dict[str, list[str]] = {}
-    for left in record.left_float:
-        reasons.setdefault(left.reason, []).append(left.node)
     method = f"percentile {record.percentile:g}" if record.percentile is not None else record.method
     if record.equalised:
         method += "; concatenated features are levelled by channel first and not clipped"
@@ -68,10 +66,33 @@ def calibration_section(record: CalibrationRecord, calibration: Calibration | No
         "modules": module_totals(record.quantised, [left.node for left in record.left_float]),
         "quantised": len(record.quantised),
         "convolutions": len(record.quantised) + len(record.left_float),
-        "reasons": reasons,
+        "reasons": _by_reason(record.left_float),
         "trials": _trials(calibration) if calibration else [],
         "limits": f"{SCORE_DRIFT_LIMIT:g} mean score drift and {MAP_COSINE_LIMIT:g} mean cosine",
     }
+
+
+def _by_reason(nodes: Iterable[LeftFloat]) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for left in nodes:
+        reasons.setdefault(left.reason, []).append(left.node)
+    return reasons
+
+
+def float16_section(manifest: Manifest) -> list[dict[str, Any]]:
+    """Of every graph with float16 layers: what it takes, how far it is from fp32, what keeps float32 and why."""
+    return [
+        {
+            "precision": name,
+            "takes": plural(graph.batch, "network image" if graph.frame_hw is None else "frame")
+            + (f" of {size(graph.frame_hw)}" if graph.frame_hw else ""),
+            "score_mean": number(graph.drift["score_mean"]), "score_max": number(graph.drift["score_max"]),
+            "cosine_mean": number(graph.drift["map_cosine_mean"]), "cosine_min": number(graph.drift["map_cosine_min"]),
+            "count": len(graph.kept_fp32), "reasons": _by_reason(graph.kept_fp32),
+        }
+        for name, graph in manifest.graphs.items()
+        if graph.kept_fp32 and graph.drift
+    ]  # fmt: skip
 
 
 def _trials(calibration: Calibration) -> list[dict[str, Any]]:
@@ -120,16 +141,26 @@ def checksums(bundle: Bundle, run: Run) -> list[tuple[str, str]]:
     return [*rows, (f"teacher {teacher['name']}", teacher["sha256"])] if teacher else rows
 
 
-def commands(run: Run, bundle: Path, *, int8: bool) -> list[str]:
+def commands(run: Run, bundle: Path, target: Target, *, int8: bool) -> list[str]:
     """What was typed, or could have been, to get here and to go on."""
     data, folder, name = (shlex.quote(str(value)) for value in (run.config.data, run.folder, bundle))
+    precision = "--int8" if int8 else "--no-int8"
     return [
         " ".join(["segrd-train", data, "--out", folder, *_train_options(run)]),
-        f"segrd-export {folder} {'--int8' if int8 else '--no-int8'} --out {name}",
+        " ".join(["segrd-export", folder, precision, *_target_options(target), f"--out {name}"]),
+        *([f"segrd-build {name}"] if target.is_tensorrt else []),
         f"segrd-eval {name} {data}",
         f"segrd-bench {name}",
         f"segrd-inspect {name} FRAMES --out results",
     ]
+
+
+def _target_options(target: Target) -> Iterable[str]:
+    yield f"--engine {target.engine}"
+    if target.frame_hw is not None:
+        yield "--frame {1}x{0}".format(*target.frame_hw)
+    if target.batch != 1:
+        yield f"--batch {target.batch}"
 
 
 def _train_options(run: Run) -> Iterable[str]:

@@ -24,7 +24,8 @@ from segrd_edge.export.bundle import ExportResult
 from segrd_edge.export.report import write_report
 from segrd_edge.export.report_facts import Errors, Share, answer, choose_cases, compare, count_errors
 from segrd_edge.export.report_pictures import case_pictures
-from segrd_edge.manifest import Manifest
+from segrd_edge.export.target import Target
+from segrd_edge.manifest import LeftFloat, Manifest
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import Photo
@@ -106,6 +107,35 @@ def test_its_numbers_are_those_of_the_result(make: Any, tmp_path: Path) -> None:
     assert "1 output channels, fewer than 16" in text
 
 
+def test_float16_layers_and_the_target_are_explained(make: Any, tmp_path: Path) -> None:
+    run, result = make()
+    drift = {"score_mean": 0.0012, "score_max": 0.0034, "map_cosine_mean": 0.9987, "map_cosine_min": 0.9876}
+    kept = [LeftFloat(node=n, reason="gives or follows raw") for n in ("head.out", "deploy.blur")]
+    half = result.manifest.graphs["fp32"].model_copy(
+        update={"drift": drift, "kept_fp32": kept, "batch": 4, "frame_hw": (2048, 2448)}
+    )
+    manifest = result.manifest.model_copy(update={"graphs": {**result.manifest.graphs, "fp16": half}})
+    target = Target("tensorrt", (2048, 2448), 4)
+    changed = replace(
+        result,
+        manifest=manifest,
+        target=target,
+        held_out_scores={**result.held_out_scores, "fp16": HELD_OUT["fp32"]},
+        evaluations={**result.evaluations, "fp16": result.evaluations["fp32"]},
+    )
+    text = Page.of(write_report(tmp_path / "part.html", run, changed)).text
+    assert "4 frames of 2448 × 2048" in text
+    assert "fp16: 2 nodes kept in float32, and why" in text
+    assert "head.out, deploy.blur" in text
+    for value in ("0.0012", "0.0034", "0.9987", "0.9876"):
+        assert value in text
+    assert "--int8 --engine tensorrt --frame 2448x2048 --batch 4 --out" in text
+    assert "segrd-build" in text
+    plain = Page.of(write_report(tmp_path / "plain.html", run, result)).text
+    assert "Float16" not in plain
+    assert "segrd-build" not in plain
+
+
 def test_a_crop_and_what_it_leaves_out(make: Any, tmp_path: Path) -> None:
     run, result = make()
     preprocess = replace(run.preprocess, crop_xywh=(2, 4, 40, 30))
@@ -127,7 +157,7 @@ def test_the_commands_give_every_option_that_matters(make: Any, tmp_path: Path) 
         assert option in command
     assert "--option head_width=64" in command
     assert "--textures" not in command
-    assert f"segrd-export {run.folder} --int8 --out {result.path}" in text
+    assert f"segrd-export {run.folder} --int8 --engine cpu --out {result.path}" in text
 
 
 def test_names_are_escaped(make: Any, tmp_path: Path) -> None:
