@@ -10,9 +10,11 @@ from importlib import import_module
 from ..errors import EngineError
 from .base import DEFAULT_OPTIONS, Engine, EngineOptions, EngineOutput
 
-# Name → "module:class", in the order in which "auto" tries them: the fastest measured comes first. OpenVINO runs the
-# INT8 graph at the processor's limit; ONNX Runtime runs it slower than fp32 (benchmarks/results).
+# Name → "module:class", in the order in which "auto" tries them: a GPU where one works, then the faster of the CPU's.
+# OpenVINO runs the INT8 graph at the processor's limit; ONNX Runtime runs it slower than fp32 (benchmarks/results).
 ENGINES: dict[str, str] = {
+    "tensorrt": "segrd_edge.engines.tensorrt:TensorRtEngine",
+    "tensorrt-rtx": "segrd_edge.engines.tensorrt:TensorRtRtxEngine",
     "openvino": "segrd_edge.engines.openvino:OpenVinoEngine",
     "onnxruntime": "segrd_edge.engines.onnxruntime:OnnxRuntimeEngine",
 }

@@ -139,7 +139,7 @@ def test_auto_takes_the_first_that_is_installed(monkeypatch: pytest.MonkeyPatch)
 def test_an_unknown_engine_lists_the_known(deploy_graph: Callable[..., bytes]) -> None:
     with pytest.raises(EngineError, match="unknown engine 'tpu'") as caught:
         engines.create("tpu", deploy_graph())
-    assert caught.value.expected == "auto, openvino, onnxruntime"
+    assert caught.value.expected == "auto, tensorrt, tensorrt-rtx, openvino, onnxruntime"
 
 
 @pytest.mark.parametrize(
