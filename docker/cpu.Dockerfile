@@ -23,6 +23,7 @@ ENV PATH=/opt/segrd/bin:$PATH \
     XDG_CACHE_HOME=/cache
 USER 10001
 WORKDIR /results
-# Every quarter of an hour, because the doctor runs a small graph on the processor that also inspects.
-HEALTHCHECK --interval=15m --timeout=2m --start-period=1m --retries=2 CMD ["segrd-doctor", "--json"]
+# The engine that a Detector takes here computes a small graph. Every quarter of an hour, because that runs on the
+# processor that also inspects.
+HEALTHCHECK --interval=15m --timeout=2m --start-period=1m --retries=2 CMD ["segrd-doctor", "--engine", "auto"]
 CMD ["segrd-doctor"]

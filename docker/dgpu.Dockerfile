@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
 # segrd-edge on a PC with an NVIDIA card: NVIDIA's TensorRT container and the runtime. From the top of the checkout:
 #   docker build -f docker/dgpu.Dockerfile -t segrd-edge:dgpu .
-#   docker run --rm --gpus all segrd-edge:dgpu
+#   docker run --rm --gpus all -v segrd-cache:/cache segrd-edge:dgpu
+# The volume keeps the engines that are built on this machine.
 
 # 26.08 holds TensorRT 11.2.1.2 and CUDA 13.3. An engine belongs to the TensorRT that built it: a new tag builds anew.
 ARG TENSORRT_TAG=26.08-py3
@@ -32,6 +33,7 @@ USER 10001
 WORKDIR /results
 # The base image's entry point prints a page of notices.
 ENTRYPOINT []
-# Every quarter of an hour, because the doctor runs a small graph on the processor that also inspects.
-HEALTHCHECK --interval=15m --timeout=2m --start-period=1m --retries=2 CMD ["segrd-doctor", "--json"]
+# TensorRT itself has to compute a small graph: that the CPU's engine would is no comfort here. The first time, an engine
+# is built for it. Every quarter of an hour, because that runs on the GPU that also inspects.
+HEALTHCHECK --interval=15m --timeout=6m --start-period=6m --retries=2 CMD ["segrd-doctor", "--engine", "tensorrt"]
 CMD ["segrd-doctor"]

@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
 # segrd-edge on a Jetson: JETPACK=6 (Orin) or 7 (Orin and Thor, from 7.2). On the Jetson, from the top of the checkout:
 #   docker build -f docker/jetson.Dockerfile --build-arg JETPACK=6 -t segrd-edge:jetson .
-#   docker run --rm --runtime nvidia segrd-edge:jetson
+#   docker run --rm --runtime nvidia -v segrd-cache:/cache -v /etc/nv_tegra_release:/etc/nv_tegra_release:ro segrd-edge:jetson
+# The first volume keeps the engines that are built on this machine; the second says which L4T it has.
 #
 # Nothing here imports TensorRT: while an image is built, the NVIDIA runtime has not yet put libnvdla_compiler.so there.
 
@@ -49,6 +50,7 @@ USER 10001
 WORKDIR /results
 # The base image's entry point prints a page of notices.
 ENTRYPOINT []
-# Every quarter of an hour, because the doctor runs a small graph on the processor that also inspects.
-HEALTHCHECK --interval=15m --timeout=2m --start-period=1m --retries=2 CMD ["segrd-doctor", "--json"]
+# TensorRT itself has to compute a small graph: that the CPU's engine would is no comfort here. The first time, an engine
+# is built for it. Every quarter of an hour, because that runs on the GPU that also inspects.
+HEALTHCHECK --interval=15m --timeout=6m --start-period=6m --retries=2 CMD ["segrd-doctor", "--engine", "tensorrt"]
 CMD ["segrd-doctor"]

@@ -39,7 +39,9 @@ def command(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help="Ask for this engine alone; the exit code is its own. Container health checks use it."),
+        typer.Option(
+            help="Ask for this engine alone, or for auto; the exit code is its own. Container health checks use it."
+        ),
     ] = None,
     support: Annotated[
         bool, typer.Option("--support", help="Show which TensorRT runs on which machine, and where this one stands.")
@@ -78,11 +80,20 @@ def examine(bundle: str | Path | None = None) -> dict[str, Any]:
 def examine_engine(name: str, bundle: str | Path | None = None) -> dict[str, Any]:
     """The same for one engine alone; nothing else is asked, so that frames which are inspected meanwhile do not wait.
 
+    Args:
+        name: "auto" is the one that a Detector would take.
+
     Raises:
         OptionError: there is no such engine.
+        EngineError: "auto" where no engine is installed.
     """
+    from . import engines
+
+    if name == "auto":
+        name = engines.engine_class(name).name
     if name not in engine_names():
-        raise OptionError(f"--engine {name}", expected="one of " + ", ".join(engine_names()), fix="name one of these")
+        known = ", ".join(["auto", *engine_names()])
+        raise OptionError(f"--engine {name}", expected=f"one of {known}", fix="name one of these")
     return _with_bundle({"ok": False, "engines": {name: _examined(name)}}, bundle)
 
 

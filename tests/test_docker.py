@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +16,9 @@ from typing import Any
 import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
+from packaging.requirements import Requirement
+
+from segrd_edge.tensorrt import requirements, support
 
 from .contract.releases import RELEASES
 
@@ -123,9 +128,22 @@ def test_the_final_stage_is_small_and_has_no_rights(path: Path) -> None:
     assert re.fullmatch(r"[1-9]\d*", by_name["USER"])
     assert f"--uid {by_name['USER']} " in by_name["RUN"]
     assert not re.search(r"build-essential|-dev\b|pip install", by_name["RUN"])
-    assert "segrd-doctor" in by_name["HEALTHCHECK"]
     order = [item["instruction"] for item in stage]
     assert order.index("USER") > max(i for i, name in enumerate(order) if name in ("RUN", "COPY"))
+
+
+def test_the_health_check_is_that_of_the_images_own_engine(path: Path) -> None:
+    (check,) = [item["value"] for item in final_stage(path) if item["instruction"] == "HEALTHCHECK"]
+    program, *arguments = json.loads(check.partition("CMD ")[2])
+    doctor = shutil.which(program, path=str(Path(sys.executable).parent))
+    assert doctor is not None
+    done = subprocess.run([doctor, *arguments, "--json"], capture_output=True, text=True, check=False)
+    (engine,) = json.loads(done.stdout.splitlines()[-1])["engines"]
+    if path.name == "cpu.Dockerfile":
+        assert done.returncode == 0
+    else:
+        assert engine == "tensorrt"
+        assert done.returncode == (0 if requirements.lack("tensorrt") is None else 2)
 
 
 def test_the_registry_is_named_in_from_lines_only(path: Path) -> None:
@@ -158,6 +176,41 @@ def test_versions_are_those_of_the_table(path: Path) -> None:
             assert tensorrt in covered, f"{jetpack[0]} with TensorRT {tensorrt}; the contract covers {covered}"
 
 
+def test_versions_fit_the_support_table(path: Path) -> None:
+    for row in readme_rows(path):
+        _, tensorrt, cuda, python, machines = row[1:]
+        if tensorrt == "–":
+            continue
+        jetpack = re.match(r"JetPack \d+", machines)
+        rows = [known for known in support.TABLE if known.machine.startswith(jetpack[0] if jetpack else "PC")]
+        (fitting,) = [
+            known
+            for known in rows
+            if known.has_tensorrt(tensorrt) and known.has_python(python) and f"{cuda}.".startswith(f"{known.cuda}.")
+        ]
+        least = re.search(r"driver (r\d+)", machines)
+        assert least is None or fitting.driver == f"{least[1]}+"
+        assert (least is None) is (jetpack is not None)
+
+
+def test_packages_of_pip_are_those_of_the_images_cuda(path: Path) -> None:
+    lines = (DOCKER / "gpu-requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert {requirement.name for requirement in wanted} == {"pycuda", "cuda-bindings"}
+    for row in readme_rows(path):
+        _, tensorrt, cuda, python, _ = row[1:]
+        if tensorrt == "–":
+            assert "gpu-requirements.txt" not in path.read_text(encoding="utf-8")
+            continue
+        environment = {"python_version": python, "python_full_version": f"{python}.0"}
+        chosen = [r for r in wanted if r.marker is None or r.marker.evaluate(environment)]
+        (bindings,) = [requirement for requirement in chosen if requirement.name == "cuda-bindings"]
+        major = int(cuda.partition(".")[0])
+        assert bindings.specifier.contains(f"{major}.9")
+        assert not bindings.specifier.contains(f"{major + 1}.0")
+        assert not bindings.specifier.contains(f"{major - 1}.9")
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
@@ -175,27 +228,30 @@ def test_compose_runs_what_exists(path: Path) -> None:
     assert (DOCKER / service["build"]["context"]).resolve() == ROOT
     text = path.read_text(encoding="utf-8")
     assert all(f"ARG {argument}=" in text for argument in service["build"].get("args", {}))
-    for volume in service["volumes"]:
-        source = re.sub(r"\$\{[^}]*\}", "", volume).split(":")[0]
-        assert not source or source in compose["volumes"]
+    sources = [re.sub(r"\$\{[^}]*\}", "", volume).split(":")[0] for volume in service["volumes"]]
+    assert {source for source in sources if source and not source.startswith("/")} == set(compose["volumes"])
+    assert set(compose["x-inspect"]["volumes"]) <= set(service["volumes"])
+    assert "cache:/cache" in service["volumes"]
+    assert service.get("environment", {}).get("ENGINE") == (None if name == "cpu" else "tensorrt")
     assert service["stop_signal"] == "SIGINT"
 
 
 def test_compose_command_is_one_that_segrd_inspect_takes(path: Path, tmp_path: Path) -> None:
     compose = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
-    shell, flag, script = compose["services"][path.name.split(".")[0]]["command"]
+    service = compose["services"][path.name.split(".")[0]]
+    shell, flag, script = service["command"]
     assert (shell, flag) == ("sh", "-c")
     line = script.replace("$$", "$")
     # The shell itself says which words it would run; the program is replaced by one that prints them.
-    done = subprocess.run(
-        ["sh", "-c", line.replace("exec segrd-inspect", "printf '%s\\n'")], capture_output=True, text=True, check=True
-    )
+    printing = ["sh", "-c", line.replace("exec segrd-inspect", "printf '%s\\n'")]
+    environment = {"PATH": os.environ["PATH"], **service.get("environment", {})}
+    done = subprocess.run(printing, capture_output=True, text=True, check=True, env=environment)
     words = done.stdout.split()
-    assert words[:2] == ["/bundle.segrd", "0"]
-    assert re.fullmatch(r"/results/\d{8}T\d{6}Z", words[3])
+    assert words[:4] == ["/bundle.segrd", "0", "--engine", "auto" if path.name == "cpu.Dockerfile" else "tensorrt"]
+    assert re.fullmatch(r"/results/\d{8}T\d{6}Z", words[5])
     inspect = shutil.which("segrd-inspect", path=str(Path(sys.executable).parent))
     assert inspect is not None
-    words[3] = str(tmp_path / "results")
+    words[5] = str(tmp_path / "results")
     refused = subprocess.run([inspect, *words], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "/bundle.segrd" in refused.stderr + refused.stdout  # the options are taken; only the bundle is missing
