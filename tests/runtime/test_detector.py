@@ -13,7 +13,7 @@ from segrd_edge import Bundle, Detector
 from segrd_edge.engines import EngineOutput
 from segrd_edge.errors import EngineError, FrameError, OptionError
 from segrd_edge.preprocess import Preprocess
-from segrd_edge.selftest import TOLERANCE
+from segrd_edge.selftest import TOLERANCE, golden_frame
 
 WHITE_ANOMALY = (215 + 135 + 55) / 3 / 255
 ENGINE = pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
@@ -413,6 +413,16 @@ def test_a_graph_that_takes_frames_gives_what_the_resize_gives(
     assert "--frame 180x120" in caught.value.fix
     assert (mine.verdict, mine.regions, mine.frame_hw) == (theirs.verdict, theirs.regions, (128, 192))
     np.testing.assert_allclose(mine.anomaly_map, theirs.anomaly_map, atol=1 / 255)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+@pytest.mark.parametrize("crop_xywh", [None, (7, 30, 192, 128)])
+def test_a_golden_frame_is_seen_as_its_golden_image(fit: Any, crop_xywh: Any) -> None:
+    preprocess, frame_hw = Preprocess((64, 96), fit=fit, crop_xywh=crop_xywh), (192, 288)
+    image = np.random.default_rng(0).integers(1, 256, (64, 96, 3), np.uint8)
+    frame = golden_frame(image, preprocess, frame_hw)
+    np.testing.assert_array_equal(preprocess.resize(frame), image)
+    assert (frame == 0).all(axis=2).sum() == (0 if crop_xywh is None else 192 * 288 - 192 * 128)
 
 
 def _bundle_of(graph: bytes, make_bundle: Callable[..., Path], folder: Path) -> Path:
