@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from .base import Engine, EngineOptions, EngineOutput, Port, Ports
 
+# It turns the bias of an INT8 convolution into INT32 multiples of the scales. With float16 scales these overflow, and
+# outputs become infinite (ONNX Runtime 1.31); TensorRT keeps the bias as it is, and so does every other engine.
+_NOT_WANTED = ["WeightBiasQuantization"]
 _ERRORS_ONLY = 3  # ONNX Runtime's log level: it otherwise prints about hardware that nobody asked for
 
 
@@ -30,7 +33,9 @@ class OnnxRuntimeEngine(Engine):
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
         try:
-            self._session: Any = onnxruntime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(
+                graph, settings, providers=["CPUExecutionProvider"], disabled_optimizers=_NOT_WANTED
+            )
         except Exception as error:  # its exceptions share no base class but Exception
             raise self._graph_error("load", error) from error
         return Ports(_ports(self._session.get_inputs()), _ports(self._session.get_outputs()))

@@ -136,6 +136,56 @@ def test_auto_takes_the_first_that_is_installed(monkeypatch: pytest.MonkeyPatch)
         engines.engine_class("auto")
 
 
+def _float16_bias_graph(bias: float, scales: tuple[float, float, float]) -> bytes:
+    """One INT8 convolution (1×1, 3 channels to 1) with float16 around it; its map is what it gives."""
+    from onnx import TensorProto, helper
+
+    half, level = TensorProto.FLOAT16, TensorProto.INT8
+    constants = [
+        helper.make_tensor("x.scale", half, [], [scales[0]]),
+        helper.make_tensor("w", level, [1, 3, 1, 1], [100, -50, 25]),
+        helper.make_tensor("w.scale", half, [], [scales[1]]),
+        helper.make_tensor("zero", level, [], [0]),
+        helper.make_tensor("bias", half, [1], [bias]),
+        helper.make_tensor("y.scale", half, [], [scales[2]]),
+        helper.make_tensor("axes", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("all", TensorProto.INT64, [2], [1, 2]),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["half"], to=half),
+        helper.make_node("Transpose", ["half"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("QuantizeLinear", ["planes", "x.scale", "zero"], ["x.levels"]),
+        helper.make_node("DequantizeLinear", ["x.levels", "x.scale", "zero"], ["x"]),
+        helper.make_node("DequantizeLinear", ["w", "w.scale", "zero"], ["weight"]),
+        helper.make_node("Conv", ["x", "weight", "bias"], ["y"], kernel_shape=[1, 1]),
+        helper.make_node("QuantizeLinear", ["y", "y.scale", "zero"], ["y.levels"]),
+        helper.make_node("DequantizeLinear", ["y.levels", "y.scale", "zero"], ["back"]),
+        helper.make_node("Cast", ["back"], ["whole"], to=TensorProto.FLOAT),
+        helper.make_node("Squeeze", ["whole", "axes"], ["anomaly_map"]),
+        helper.make_node("ReduceMax", ["anomaly_map", "all"], ["score"], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "float16 bias",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 4, 4, 3])],
+        [
+            helper.make_tensor_value_info("score", TensorProto.FLOAT, [1]),
+            helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, [1, 4, 4]),
+        ],
+        constants,
+    )
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9).SerializeToString()
+    )
+
+
+def test_onnxruntime_leaves_a_float16_bias_as_it_is() -> None:
+    """4 / (0.01 · 0.0001) is beyond float16: as an INT32 multiple of the scales the bias would be infinite."""
+    engine = engines.create("onnxruntime", _float16_bias_graph(4.0, (0.01, 1e-4, 0.0625)))
+    image = np.ones((4, 4, 3), np.uint8)
+    assert engine.run(image).score == 4  # and less than half a step of 0.0625 from the pixels
+
+
 def test_an_unknown_engine_lists_the_known(deploy_graph: Callable[..., bytes]) -> None:
     with pytest.raises(EngineError, match="unknown engine 'tpu'") as caught:
         engines.create("tpu", deploy_graph())
