@@ -15,6 +15,9 @@ from segrd_edge.probe import Answer
 from segrd_edge.tensorrt import library, requirements
 from segrd_edge.tensorrt.requirements import Lack
 
+from ..fakes.gpu import install
+from ..fakes.machine import FakeGpu
+
 APP = build_app(doctor.command, name="segrd-doctor", example="segrd-doctor --json")
 CPU_ENGINES = ("openvino", "onnxruntime")
 
@@ -53,8 +56,7 @@ def test_one_engine_alone(bundle_path: Path) -> None:
     assert report["bundle"]["onnxruntime"]["detail"].endswith("golden scores at fp32 within 0")
 
 
-def test_the_exit_code_is_that_of_the_engine_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
+def test_the_exit_code_is_that_of_the_engine_asked_for() -> None:
     if requirements.lack("tensorrt") is None:
         pytest.skip("this machine runs TensorRT")
     assert not report_of("--engine", "tensorrt", code=2)["ok"]
@@ -122,6 +124,27 @@ def test_tensorrt_is_tried_where_nothing_is_lacking(monkeypatch: pytest.MonkeyPa
     assert doctor.verdict("tensorrt") == {"state": "works", "detail": "tensorrt ran", "fix": ""}
     lean = doctor.verdict("tensorrt-lean")  # it builds nothing, so there is nothing to try it on
     assert (lean["state"], lean["fix"]) == ("would work", "")
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_tensorrt_computes_the_tiny_graph(fake_gpu: FakeGpu, name: str) -> None:
+    assert doctor.verdict(name) == {"state": "works", "detail": "computes the test graph correctly", "fix": ""}
+
+
+@pytest.mark.parametrize(
+    ("machine", "state", "detail"),
+    [
+        ({"compute_capability": (6, 1)}, "no", "too old for TensorRT"),
+        ({"pycuda": False}, "would work", "need the package 'pycuda'"),
+        ({"flavours": ()}, "would work", "needs the package 'tensorrt'"),
+    ],
+)
+def test_what_a_gpu_lacks(monkeypatch: pytest.MonkeyPatch, machine: dict[str, Any], state: str, detail: str) -> None:
+    install(monkeypatch, **machine)
+    found = doctor.verdict("tensorrt")
+    assert found["state"] == state
+    assert detail in found["detail"]
+    assert found["fix"]
 
 
 def test_the_tiny_graph_is_one_that_tensorrt_builds() -> None:

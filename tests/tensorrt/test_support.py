@@ -89,3 +89,31 @@ def test_pages_show_the_table_as_it_is() -> None:
     assert ROOT / "docker/README.md" in shown
     for page, text in shown.items():
         assert support.markdown() in text, f"{page.name}: the table differs from segrd_edge.tensorrt.support"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_versions_on_pages_are_those_of_the_table(page: Path) -> None:
+    """Rows of any table that begin with one of the machines, whatever else their table holds."""
+    known = {row.machine: row for row in TABLE}
+    compared = 0
+    for cells in table_rows(page.read_text(encoding="utf-8")):
+        row = known.get(next(iter(cells.values())))
+        if row is None:
+            continue
+        whole = dict(zip(support.HEADINGS, row.cells(), strict=True))
+        for name in {"CUDA", "Python"} & set(cells):
+            assert cells[name] == whole[name], cells
+        tensorrt = cells.get("TensorRT", whole["TensorRT"])
+        assert tensorrt == whole["TensorRT"] or row.has_tensorrt(tensorrt), cells
+        compared += 1
+    assert compared >= (len(TABLE) if page.name == "README.md" else 0)
+
+
+def table_rows(markdown: str) -> list[dict[str, str]]:
+    """All rows of all tables, cells by the names of their columns."""
+    rows = []
+    tables = re.findall(r"^(\|.*\|)\n\|[ :|-]+\|\n((?:\|.*\|\n?)+)", markdown, re.MULTILINE)
+    for heading, body in tables:
+        names, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in [heading, *body.splitlines()])
+        rows += [dict(zip(names, cells, strict=True)) for cells in lines]
+    return rows
