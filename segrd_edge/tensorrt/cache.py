@@ -34,7 +34,7 @@ from .layers import convolution_dtypes
 from .progress import Progress
 from .store import Store, as_json, canonical, sha256, writing
 
-WAITING = "Waiting for another process that builds this engine"
+WAITING = "Waiting for another process that prepares this engine"
 LIMIT_VARIABLE = "SEGRD_CACHE_LIMIT_GB"
 _DEFAULT_LIMIT_GB = 4.0
 _MOST_GPUS = 32
@@ -267,14 +267,21 @@ class EngineCache:
             self._timings.write(name, fields, built.timing_cache)
         return built
 
-    def _lock(self, name: str) -> FileLock:
-        return FileLock(self._engines.prepare() / f"{name}.lock")
+    @contextmanager
+    def deciding(self, name: str, progress: Progress | None) -> Iterator[None]:
+        """Hold the lock of a decision: of two processes that measure at once, neither would measure anything."""
+        with self._locked(name, progress, self.decisions):
+            yield
+
+    def _lock(self, name: str, store: Store | None = None) -> FileLock:
+        return FileLock((store or self._engines).prepare() / f"{name}.lock")
 
     @contextmanager
-    def _locked(self, name: str, progress: Progress | None) -> Iterator[None]:
-        """Hold the lock of an engine. The system releases it when the process ends, however it ends."""
+    def _locked(self, name: str, progress: Progress | None, store: Store | None = None) -> Iterator[None]:
+        """Hold the lock of an entry, an engine's by default. The system releases it when the process ends, however it
+        ends."""
         with writing(self.folder):
-            lock = self._lock(name)
+            lock = self._lock(name, store)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
