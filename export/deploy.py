@@ -1,7 +1,7 @@
 """The deploy graph: one ONNX graph from the pixels of a network image to score and anomaly map.
 
     image uint8 1×h×w×3 BGR ─ Cast ─ Transpose ─ Conv 1×1 ─► images ─ network ─► raw 1×1×h'×w'
-    raw ─ Sigmoid ─ Resize ─ (Gaussian) ─ Squeeze ─► anomaly_map 1×h×w ─ TopK ─ ReduceMean ─► score 1
+    raw ─ Sigmoid or Clip ─ Resize ─ (Gaussian) ─ Squeeze ─► anomaly_map 1×h×w ─ TopK ─ ReduceMean ─► score 1
 
 The 1×1 convolution does channel order and normalisation together, (x − 255·mean) / (255·std) with the order in its
 weight matrix. Mul and Add would need a Gather beside them to turn BGR into RGB; this is one op that no engine has
@@ -22,7 +22,7 @@ from segrd_edge.calibration.graph import read_graph, write_graph
 from segrd_edge.errors import ExportError
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
-from segrd_edge.training.maps import gaussian_kernel
+from segrd_edge.training.maps import gaussian_kernel, weight_inside
 
 TOPK_LIMIT = 3840  # TensorRT's largest K
 
@@ -86,6 +86,8 @@ def _after(surgery: _Surgery, spec: MapSpec, size_hw: tuple[int, int]) -> None:
     values = surgery.graph.outputs[0]
     if spec.activation == "sigmoid":
         values = surgery.add("deploy.activation", "Sigmoid", values)
+    elif spec.activation == "clip":
+        values = surgery.add("deploy.activation", "Clip", values, np.array(0, np.float32), np.array(1, np.float32))
     values = surgery.add(
         "deploy.enlarge",
         "Resize",
@@ -97,20 +99,26 @@ def _after(surgery: _Surgery, spec: MapSpec, size_hw: tuple[int, int]) -> None:
         coordinate_transformation_mode="half_pixel",
     )
     if spec.sigma_px > 0:
-        values = _blur(surgery, values, spec.sigma_px)
+        values = _blur(surgery, values, spec.sigma_px, size_hw)
     anomaly_map = gs.Variable("anomaly_map", np.float32, (1, height, width))
     surgery.add("deploy.map", "Squeeze", values, np.array([1], np.int64), output=anomaly_map)
     score = _top_mean(surgery, anomaly_map, spec.top_pixels)
     surgery.graph.outputs = [score, anomaly_map]
 
 
-def _blur(surgery: _Surgery, values: gs.Variable, sigma_px: float) -> gs.Variable:
-    """Gaussian as two one-dimensional convolutions, zero padded: 66 products per pixel instead of 33² at sigma 4."""
+def _blur(surgery: _Surgery, values: gs.Variable, sigma_px: float, size_hw: tuple[int, int]) -> gs.Variable:
+    """Gaussian as two one-dimensional convolutions: 66 products per pixel instead of 33² at sigma 4.
+
+    They are padded with zeros, and one product per pixel makes the mean of what lies inside of that.
+    """
     kernel = gaussian_kernel(sigma_px).numpy()
     radius = len(kernel) // 2
     column, row = kernel.reshape(1, 1, -1, 1), kernel.reshape(1, 1, 1, -1)
     values = surgery.add("deploy.blur_down", "Conv", values, column, pads=[radius, 0, radius, 0])
-    return surgery.add("deploy.blur_across", "Conv", values, row, pads=[0, radius, 0, radius])
+    values = surgery.add("deploy.blur_across", "Conv", values, row, pads=[0, radius, 0, radius])
+    down, across = (weight_inside(sigma_px, length).numpy() for length in size_hw)
+    inverse = (1 / (down[:, None] * across)).reshape(1, 1, *size_hw).astype(np.float32)
+    return surgery.add("deploy.blur_border", "Mul", values, inverse)
 
 
 def _top_mean(surgery: _Surgery, anomaly_map: gs.Variable, top_pixels: int) -> gs.Variable:

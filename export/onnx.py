@@ -75,6 +75,9 @@ def fold_batch_norms(model: nn.Module, size_hw: tuple[int, int]) -> nn.Module:
 
     With y = g · (conv(x) − m) / √(v + e) + b:    w' = w · g / √(v + e)    b' = b − m · g / √(v + e)
 
+    A PixelShuffle may stand between the two: it gives r² neighbouring channels of the convolution to one channel of
+    the BatchNorm, and its values then count r² times.
+
     Raises:
         ExportError: the copy gives another result, as when something else reads a convolution's output before its
         BatchNorm.
@@ -83,7 +86,7 @@ def fold_batch_norms(model: nn.Module, size_hw: tuple[int, int]) -> nn.Module:
     images = torch.rand(1, 3, *size_hw, generator=torch.Generator().manual_seed(0)) * 4 - 2
     for conv_name, norm_name in _conv_norm_pairs(folded, images):
         conv: Any = folded.get_submodule(conv_name)
-        norm: Any = folded.get_submodule(norm_name)
+        norm: Any = _widened(folded.get_submodule(norm_name), conv.out_channels)
         fused: nn.Module = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
         _replace_module(folded, conv_name, fused)
         _replace_module(folded, norm_name, nn.Identity())
@@ -105,13 +108,27 @@ def multiply_accumulates(model: onnx.ModelProto) -> int:
     return sum(math.prod(node.outputs[0].shape[2:]) * math.prod(node.inputs[1].shape) for node in convolutions)
 
 
+def _widened(norm: Any, channels: int) -> nn.Module:
+    """The BatchNorm in front of a PixelShuffle that does what `norm` does behind it; `norm` itself without one."""
+    if norm.num_features == channels:
+        return norm
+    wide = nn.BatchNorm2d(channels, eps=norm.eps).eval()
+    state = norm.state_dict()
+    repeats = channels // norm.num_features
+    wide.load_state_dict({k: v.repeat_interleave(repeats) if v.ndim else v for k, v in state.items()})
+    return wide
+
+
 def _conv_norm_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """(convolution, BatchNorm) names where the second was seen to read the first one's output."""
+    """(convolution, BatchNorm) names where the second was seen to read the first's output, or a PixelShuffle of it."""
     outputs: list[tuple[Tensor, str]] = []
     pairs: list[tuple[str, str]] = []
 
     def wrote(name: str, output: Tensor) -> None:
         outputs.append((output, name))
+
+    def shuffled(tensor: Tensor, output: Tensor) -> None:
+        outputs.extend([(output, conv) for written, conv in outputs if written is tensor])
 
     def read(name: str, tensor: Tensor) -> None:
         pairs.extend((conv, name) for output, conv in outputs if output is tensor)
@@ -120,6 +137,8 @@ def _conv_norm_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     for name, module in model.named_modules():
         if isinstance(module, _CONVOLUTIONS):
             hooks.append(module.register_forward_hook(lambda _, __, output, name=name: wrote(name, output)))
+        elif isinstance(module, nn.PixelShuffle):
+            hooks.append(module.register_forward_hook(lambda _, inputs, output: shuffled(inputs[0], output)))
         elif isinstance(module, _BATCH_NORMS):
             hooks.append(module.register_forward_pre_hook(lambda _, inputs, name=name: read(name, inputs[0])))
     with torch.inference_mode():

@@ -19,10 +19,14 @@ class MapSpec:
 
     The activation is applied at the raw resolution, then the map is enlarged to the network size (bilinear, half-pixel
     centres), blurred, and its `top_pixels` largest values are averaged. DeSTSeg interpolates probabilities, not logits,
-    so the order matters.
+    so the order matters. Enlarging and blurring are weighted means, so the map stays where the activation puts it:
+
+        sigmoid  logits, as of a segmentation head
+        clip     distances, cut to [0, 1]: no anomaly is more than 1, and no rounding goes below 0
+        none     raw output that lies in [0, 1] by itself
     """
 
-    activation: Literal["sigmoid", "none"] = "sigmoid"
+    activation: Literal["sigmoid", "clip", "none"] = "sigmoid"
     sigma_px: float = 0.0  # Gaussian blur at network size; 0 is none
     top_pixels: int = 100  # T of the top-T mean, counted at network size
 

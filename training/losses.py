@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +24,39 @@ def distillation_loss(teacher: list[Tensor], student: list[Tensor]) -> Tensor:
     """
     losses = [cosine_distance(t, s).mean() for t, s in zip(teacher, student, strict=True)]
     return torch.stack(losses).sum()
+
+
+def flattened_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """1 - cos of two maps N×C×h×w, each image's taken as one vector; mean over the batch.
+
+    RD4AD's paper states the distance per pixel, its code computes this one, and reaches the published results with it.
+    """
+    return 1 - F.cosine_similarity(teacher.flatten(1), student.flatten(1)).mean()
+
+
+def flattened_distillation_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+    """RD4AD's and RD++'s distillation: flattened cosine distance, sum over levels."""
+    return torch.stack([flattened_distance(t, s) for t, s in zip(teacher, student, strict=True)]).sum()
+
+
+def hierarchical_context_loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+    """SegRD++'s distillation: per level the flattened cosine distance at full size and pooled by 2, 4 and 8, weighted
+    1, 1/2, 1/4, 1/8 over their sum; sum over levels.
+
+    ReviewKD's hierarchical context loss has the mean square error in place of the cosine, and pools to 4, 2 and 1.
+    Cells that stick out of a map whose side 8 does not divide average what they cover.
+    """
+    weights = {1: 1.0, 2: 0.5, 4: 0.25, 8: 0.125}
+    losses = [
+        weight * flattened_distance(_pooled(t, factor), _pooled(s, factor))
+        for t, s in zip(teacher, student, strict=True)
+        for factor, weight in weights.items()
+    ]
+    return torch.stack(losses).sum() / sum(weights.values())
+
+
+def _pooled(x: Tensor, factor: int) -> Tensor:
+    return x if factor == 1 else F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float = 4.0) -> Tensor:

@@ -25,7 +25,7 @@ def normalise(images_bgr_u8: Tensor, preprocess: Preprocess) -> Tensor:
 
 def anomaly_map(raw: Tensor, spec: MapSpec, size_hw: tuple[int, int]) -> Tensor:
     """Raw output N×1×h'×w' → anomaly map N×h×w."""
-    values = torch.sigmoid(raw) if spec.activation == "sigmoid" else raw
+    values = _activated(raw, spec)
     values = F.interpolate(values, size=size_hw, mode="bilinear", align_corners=False)
     if spec.sigma_px > 0:
         values = gaussian_blur(values, spec.sigma_px)
@@ -46,8 +46,22 @@ def gaussian_kernel(sigma_px: float) -> Tensor:
 
 
 def gaussian_blur(values: Tensor, sigma_px: float) -> Tensor:
-    """Separable blur of N×1×h×w, zero padding."""
+    """Separable blur of N×1×h×w. At the border the mean of what lies inside, so that an edge is no darker."""
     kernel = gaussian_kernel(sigma_px).to(values)
     radius = len(kernel) // 2
+    height, width = values.shape[2:]
     values = F.conv2d(values, kernel.view(1, 1, -1, 1), padding=(radius, 0))
-    return F.conv2d(values, kernel.view(1, 1, 1, -1), padding=(0, radius))
+    values = F.conv2d(values, kernel.view(1, 1, 1, -1), padding=(0, radius))
+    return values / (weight_inside(sigma_px, height)[:, None] * weight_inside(sigma_px, width)).to(values)
+
+
+def weight_inside(sigma_px: float, length: int) -> Tensor:
+    """Sum of the Gaussian's values that fall inside, centred on each of `length` pixels."""
+    kernel = gaussian_kernel(sigma_px)
+    return F.conv1d(torch.ones(1, 1, length), kernel.view(1, 1, -1), padding=len(kernel) // 2)[0, 0]
+
+
+def _activated(raw: Tensor, spec: MapSpec) -> Tensor:
+    if spec.activation == "sigmoid":
+        return torch.sigmoid(raw)
+    return raw.clamp(0, 1) if spec.activation == "clip" else raw

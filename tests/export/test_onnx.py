@@ -11,6 +11,7 @@ from segrd_edge.calibration.plan import Plan
 from segrd_edge.errors import ExportError
 from segrd_edge.export import onnx as export_onnx
 from segrd_edge.export.onnx import PLAIN_OPS, fold_batch_norms, multiply_accumulates
+from segrd_edge.training.parts.reverse import TransposedConv
 
 SIZE_HW = (64, 96)
 
@@ -59,6 +60,19 @@ def test_transposed_convolutions_fold_too() -> None:
     nn.init.uniform_(model[1].weight, 0.5, 2)  # type: ignore[arg-type]
     folded = fold_batch_norms(model, (8, 8))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+
+
+def test_a_norm_behind_depth_to_space_folds_too() -> None:
+    model = nn.Sequential(TransposedConv(3, 8), nn.BatchNorm2d(8)).eval()
+    norm = model[1]
+    nn.init.uniform_(norm.running_mean, -1, 1)  # type: ignore[arg-type]
+    nn.init.uniform_(norm.running_var, 0.5, 2)  # type: ignore[arg-type]
+    nn.init.uniform_(norm.weight, 0.5, 2)  # type: ignore[arg-type]
+    folded = fold_batch_norms(model, (8, 8))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    images = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.allclose(folded(images), model(images), atol=1e-5)
 
 
 class ReadsBeforeTheNorm(nn.Module):

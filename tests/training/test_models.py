@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,14 +15,26 @@ from segrd_edge.training.models import MODELS, build_model
 from segrd_edge.training.models.destseg import PUBLISHED_BATCH, DeSTSeg
 
 
+def small(name: str, **options: Any) -> Any:
+    """A model with a narrow head where it has one."""
+    takes_width = "head_width" in inspect.signature(MODELS[name]).parameters
+    return build_model(name, **({"head_width": 16} if takes_width else {}), **options)
+
+
+def small_batch(size_hw: tuple[int, int] = (64, 64), count: int = 2) -> Any:
+    images = torch.randn(count, 3, *size_hw)
+    mask = (torch.rand(count, 1, *size_hw) > 0.9).float()
+    return {"clean": images, "corrupted": images + 2 * mask, "mask": mask}
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("size_hw", [(64, 64), (64, 96)])
 @pytest.mark.parametrize("recipe_name", ["published", "short"])
 def test_a_model_trains_its_phases(name: str, size_hw: tuple[int, int], recipe_name: str) -> None:
     torch.manual_seed(0)
-    model = build_model(name, size_hw=size_hw)
+    model = small(name, size_hw=size_hw)
     images = torch.randn(2, 3, *size_hw)
-    batch = {"clean": images, "corrupted": images + 0.1, "mask": (torch.rand(2, 1, *size_hw) > 0.9).float()}
+    batch = small_batch(size_hw)
     teacher = {k: v.clone() for k, v in model.teacher.state_dict().items()}
     assert sum(p.share_of_steps for p in model.phases()) == pytest.approx(1)
     assert sum(p.share_of_time for p in model.phases()) == pytest.approx(1)
@@ -37,15 +52,89 @@ def test_a_model_trains_its_phases(name: str, size_hw: tuple[int, int], recipe_n
     assert raw.shape == (2, 1, size_hw[0] // 4, size_hw[1] // 4)
 
 
-def test_published_size() -> None:
-    parameters = sum(p.numel() for p in DeSTSeg().parameters())
-    assert parameters == pytest.approx(35.15e6, rel=2e-3)  # algorithms: 35.15 M
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_reach_exactly_the_parameters_of_a_phase(name: str) -> None:
+    torch.manual_seed(0)
+    model = small(name)
+    trained = set()
+    for phase in model.phases():
+        wanted = {id(p) for group in phase.published.groups for p in group["params"]}
+        assert wanted == {id(p) for group in phase.short.groups for p in group["params"]}
+        model.requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in wanted)
+            parameter.grad = None
+        phase.objective.train()
+        phase.objective(small_batch()).backward()
+        reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        missed = {name for name, p in model.named_parameters() if id(p) in wanted} - reached
+        # A bias in front of a normalisation has no effect. Clean and corrupted image are normalised together.
+        assert not {m for m in missed if not m.startswith("student.encoder.projection")}
+        assert not any(m.endswith(".weight") for m in missed)
+        trained |= wanted
+    assert trained == {id(p) for n, p in model.named_parameters() if not n.startswith("teacher.")}
 
 
-@pytest.mark.parametrize(("backbone", "channels"), [("resnet34", 448), ("wide_resnet50_2", 1792)])
-def test_other_backbones(backbone: str, channels: int) -> None:
-    model = DeSTSeg(backbone, head_width=16).eval()
-    assert model.products(torch.randn(1, 3, 64, 64)).shape == (1, channels, 16, 16)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_learns_two_images(name: str) -> None:
+    torch.manual_seed(0)
+    model, batch = small(name), small_batch()
+    for phase in model.phases():
+        optimiser = phase.short.optimiser([dict(g) for g in phase.short.groups])
+        phase.objective.train()
+        losses = []
+        for _ in range(8):
+            optimiser.zero_grad()
+            loss = phase.objective(batch)
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        assert min(losses[-3:]) < 0.95 * losses[0], phase.name
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_image_gives_the_same_in_any_batch_and_after_training_mode(name: str) -> None:
+    torch.manual_seed(0)
+    model, images = small(name).eval(), torch.randn(3, 3, 64, 96)
+    with torch.no_grad():
+        alone = model(images[1:2])
+        assert torch.allclose(model(images)[1:2], alone, atol=1e-4 * float(alone.abs().max()))
+        assert torch.equal(model.train().eval()(images[1:2]), alone)
+    assert not any(module.training for module in model.train().teacher.modules())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parts_are_named_as_the_calibration_scopes_expect(name: str) -> None:
+    model = small(name)
+    parts = {n.split(".")[0] for n, _ in model.named_parameters()}
+    assert {"teacher", "student"} <= parts <= {"teacher", "student", "head"}
+    students = {n.split(".")[1] for n, _ in model.named_parameters() if n.startswith("student.")}
+    assert {"encoder", "decoder"} <= students <= {"encoder", "decoder", "fusion"}
+    stages = {n.split(".")[2] for n, _ in model.named_parameters() if n.startswith("student.decoder.")}
+    assert {"stage1", "stage2", "stage3"} <= stages
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_model_takes_a_wide_teacher(name: str) -> None:
+    with torch.device("meta"):  # shapes alone: a hundred million weights take their time
+        model = build_model(name, backbone="wide_resnet50_2").eval()
+        assert model(torch.randn(1, 3, 32, 96)).shape == (1, 1, 8, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "million"),  # algorithms
+    [
+        ("destseg", "resnet18", 35.15),
+        ("rd", "resnet18", 18.17),
+        ("rd", "wide_resnet50_2", 108.7),
+        ("rdpp", "wide_resnet50_2", 124.2),
+        ("segrdpp", "resnet18", 27.25),
+    ],
+)
+def test_published_sizes(name: str, backbone: str, million: float) -> None:
+    with torch.device("meta"):
+        model = build_model(name, backbone=backbone)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(million, rel=3e-3)
 
 
 def test_key_names_are_torchvisions() -> None:
@@ -70,8 +159,9 @@ def test_teacher_stays_in_eval_mode() -> None:
     assert model.head.residual[0].bn1.training
 
 
-def test_the_teacher_runs_once() -> None:
-    model = DeSTSeg(head_width=16).eval()
+@pytest.mark.parametrize("name", MODELS)
+def test_the_teacher_runs_once(name: str) -> None:
+    model = small(name).eval()
     calls = []
     model.teacher.register_forward_hook(lambda *_: calls.append(1))
     model(torch.randn(1, 3, 64, 64))

@@ -4,13 +4,15 @@ A model is an `nn.Module` with
     forward(images N×3×h×w) -> raw anomaly output N×1×h'×w',
     map_spec: MapSpec        -> how that becomes an anomaly map and a score,
     teacher: nn.Module       -> the frozen part whose weights come from `training.teacher`,
-    phases() -> list[Phase]  -> how it is trained.
+    phases() -> list[Phase]  -> how it is trained,
+    defects: tuple[str, ...] -> the synthetic defects it trains on unless the user chooses (`training.synthesis`).
+Its parts are named as `training.parts` says, because calibration's scopes go by these names.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -19,6 +21,9 @@ from segrd_edge.mapspec import MapSpec
 
 from ..phases import Phase
 from .destseg import DeSTSeg
+from .rd import RD
+from .rdpp import RDPlusPlus
+from .segrdpp import SegRDPlusPlus
 
 
 class AnomalyModel(Protocol):
@@ -26,12 +31,18 @@ class AnomalyModel(Protocol):
 
     map_spec: MapSpec
     teacher: nn.Module
+    defects: ClassVar[tuple[str, ...]]
 
     def phases(self) -> list[Phase]: ...
     def __call__(self, images: Tensor) -> Tensor: ...
 
 
-MODELS: dict[str, type[nn.Module]] = {"destseg": DeSTSeg}
+MODELS: dict[str, type[nn.Module]] = {
+    "destseg": DeSTSeg,
+    "rd": RD,
+    "rdpp": RDPlusPlus,
+    "segrdpp": SegRDPlusPlus,
+}
 
 
 def build_model(name: str, **options: Any) -> Any:
