@@ -10,17 +10,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import EngineError, OptionError
-from . import library, requirements
+from . import driver, library, requirements
 from .advice import advise
 from .layers import Layer, parse_layers
 from .log import Log, engine_error, recording
 from .progress import Progress, Reporter, make_monitor
 
 CURRENT = "current"  # in place of a compute capability: that of the GPU in this machine
+_TURING = "7.5"
 _CAPABILITY = re.compile(r"\d+\.\d")
 _HIGHEST_LEVEL = 5
 
@@ -32,7 +33,8 @@ class BuildOptions:
     workspace_bytes: int | None = None  # scratch memory that kernels may use; None: all that the GPU has
     optimisation_level: int = 3  # 0 (builds fast) to 5 (searches longest)
     # GPUs to build for, as "8.6" or CURRENT, where the flavour can choose (TensorRT-RTX). Empty: what it does by
-    # itself, every GPU it supports (TensorRT-RTX) or the one in this machine (TensorRT).
+    # itself, every GPU of Ampere and later (TensorRT-RTX; for Turing where that is this machine's) or the one in this
+    # machine (TensorRT).
     compute_capabilities: tuple[str, ...] = ()
     version_compatible: bool = False  # runs in the lean runtime; such plans hold host code, but for the next option
     # Leave the copy of the lean runtime (that host code, tens of megabytes) out of a version-compatible plan. Then it
@@ -112,7 +114,7 @@ def build(
         if not parser.parse(graph):
             raise _parse_error(title, parser, log)
         config = _checked(builder.create_builder_config(), f"{title} cannot create a configuration", log)
-        _configure(trt, config, options, log)
+        _configure(trt, config, _for_turing(options, known, device), log)
         timings = _attach_timing_cache(config, timing_cache, log) if known.has_timing_cache else None
         reporter = Reporter(progress, log)
         monitor = make_monitor(trt, reporter)
@@ -128,6 +130,17 @@ def build(
             seconds=time.perf_counter() - started,
             versions={flavour: str(trt.__version__), "onnx_parser": str(trt.get_nv_onnx_parser_version())},
         )
+
+
+def _for_turing(options: BuildOptions, known: library.Flavour, device: int) -> BuildOptions:
+    """TensorRT-RTX builds for every card but Turing's, which have to be named ("CPU-Only AOT" in its documentation)."""
+    if options.compute_capabilities or not known.builds_without_gpu:
+        return options
+    try:
+        is_turing = driver.gpu(device).compute_capability == _TURING
+    except EngineError:  # no GPU here: the engine is for other machines
+        return options
+    return replace(options, compute_capabilities=(_TURING,)) if is_turing else options
 
 
 def _checked(result: Any, what: str, log: Log) -> Any:

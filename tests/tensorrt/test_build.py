@@ -185,6 +185,32 @@ def test_compute_capabilities_are_asked_of_the_api(fp32_graph: bytes, fp32: Buil
     assert "8.9" in caught.value.expected
 
 
+@pytest.mark.parametrize(
+    ("card", "asked", "targets"),
+    [("7.5", (), ("7.5",)), ("7.5", ("8.6",), ("8.6",)), ("8.9", (), ()), (None, (), ())],
+)
+def test_a_turing_card_has_to_be_named(
+    card: str | None,
+    asked: tuple[str, ...],
+    targets: tuple[str, ...],
+    fp32_graph: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gpu(index: int = 0) -> driver.Gpu:
+        if card is None:
+            raise EngineError("no NVIDIA driver")
+        return driver.Gpu("a card", card, "13.2", "")
+
+    configured = []
+    configure = build_module._configure
+    monkeypatch.setattr(driver, "gpu", gpu)
+    monkeypatch.setattr(
+        build_module, "_configure", lambda *arguments: (configured.append(arguments[2]), configure(*arguments))
+    )
+    build(fp32_graph, BuildOptions(compute_capabilities=asked), flavour=RTX)
+    assert configured[0].compute_capabilities == targets
+
+
 def test_options_reach_the_builder() -> None:
     with recording(trt) as (logger, log):
         builder = trt.Builder(logger)
