@@ -21,7 +21,7 @@ from segrd_edge.bundle import Bundle, write_bundle
 from segrd_edge.doctor import TINY_GRAPH
 from segrd_edge.export import charts, report_latency
 from segrd_edge.export.bundle import ExportResult
-from segrd_edge.export.report import write_report
+from segrd_edge.export.report import _typical_frame, write_report
 from segrd_edge.export.report_facts import Errors, Share, answer, choose_cases, compare, count_errors
 from segrd_edge.export.report_pictures import case_pictures
 from segrd_edge.export.target import Target
@@ -146,6 +146,14 @@ def test_a_crop_and_what_it_leaves_out(make: Any, tmp_path: Path) -> None:
     assert "--crop 2,4,40,30" in text
     assert "40 × 30 from x = 2, y = 4; nothing else is looked at" in text
     assert "; 1 left out: the defects lie outside the crop" in text
+
+
+def test_a_golden_image_is_timed_as_a_frame_that_the_crop_lies_inside_of(make: Any) -> None:
+    run, result = make(evaluated=False)
+    assert _typical_frame([], run, Bundle.open(result.path)).shape == (*SIZE_HW, 3)
+    preprocess = replace(run.preprocess, crop_xywh=(2, 4, 40, 30))
+    cropped = replace(run, config=replace(run.config, preprocess=preprocess))
+    assert _typical_frame([], cropped, Bundle.open(result.path)).shape == (34, 42, 3)
 
 
 def test_the_commands_give_every_option_that_matters(make: Any, tmp_path: Path) -> None:
