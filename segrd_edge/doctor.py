@@ -196,13 +196,27 @@ def _with_bundle(report: dict[str, Any], bundle: str | Path | None) -> dict[str,
 
 
 def _extras() -> dict[str, dict[str, Any]]:
-    """For each optional extra of the installed segrd-edge: which of its own packages are missing."""
-    missing: dict[str, list[str]] = {}
+    """For each optional extra of the installed segrd-edge: which packages of it are missing."""
+    packages: dict[str, list[str]] = {}
+    nested: dict[str, list[str]] = {}  # extra → the extras that it takes in
     for requirement in requires("segrd-edge") or []:
-        match = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", requirement)
-        if match is not None and match[1] != "segrd-edge":
-            missing.setdefault(match[2], []).extend([] if machine.package_version(match[1]) else [match[1]])
-    return {
-        extra: {"installed": not names, "missing": names, "fix": f"pip install 'segrd-edge[{extra}]'" if names else ""}
-        for extra, names in missing.items()
-    }
+        match = re.match(r"([\w.-]+)(?:\[([\w,-]+)\])?.*extra == ['\"]([\w-]+)['\"]", requirement)
+        if match is None:
+            continue
+        package, inner, extra = match.groups()
+        packages.setdefault(extra, [])
+        if package == "segrd-edge":
+            nested.setdefault(extra, []).extend(inner.split(","))
+        elif machine.package_version(package) is None and package not in packages[extra]:
+            packages[extra].append(package)
+    return {extra: _extra(extra, _missing(extra, packages, nested)) for extra in packages}
+
+
+def _missing(extra: str, packages: dict[str, list[str]], nested: dict[str, list[str]]) -> list[str]:
+    inner = [name for other in nested.get(extra, []) for name in _missing(other, packages, nested)]
+    return list(dict.fromkeys([*packages.get(extra, []), *inner]))
+
+
+def _extra(name: str, missing: list[str]) -> dict[str, Any]:
+    fix = f"pip install 'segrd-edge[{name}]'" if missing else ""
+    return {"installed": not missing, "missing": missing, "fix": fix}

@@ -59,7 +59,8 @@ def _gpus(nvidia: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for gpu in nvidia["gpus"]:
         yield "GPU", f"{gpu['name']}, compute capability {gpu['compute_capability']}"
     for gpu in nvidia["gpus"][:1]:
-        yield "driver", gpu["driver"] or "its version is not shown here"
+        of_cards = [card["driver"] for card in nvidia["cards"] if card["driver"]]
+        yield "driver", next(filter(None, [gpu["driver"], *of_cards]), "its version is not shown here")
         yield "CUDA", f"{gpu['cuda_version']} (the newest that the driver supports)"
     if not nvidia["gpus"]:
         yield "driver", _with_fix(nvidia["driver"])

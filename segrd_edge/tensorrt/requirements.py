@@ -106,8 +106,8 @@ def _cuda(flavour: str, gpu: driver.Gpu) -> Lack | None:
     if jetson.read() is not None:
         fix = f"pip uninstall it, and take JetPack's own: {library.flavour_named(flavour).install}"
     return Lack(
-        f"the NVIDIA driver {gpu.driver} supports CUDA up to {gpu.cuda_version}, and this {flavour} is made for CUDA "
-        f"{made_for}",
+        f"the NVIDIA driver {gpu.driver}".rstrip()
+        + f" supports CUDA up to {gpu.cuda_version}, and this {flavour} is made for CUDA {made_for}",
         fix,
         can_be_installed=True,
     )

@@ -48,6 +48,25 @@ def test_json_reports_every_engine(bundle_path: Path) -> None:
     assert len(report["nvidia"]["support"]) > 1
 
 
+def test_what_an_extra_takes_in_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    requirements_of = [
+        "numpy>=1.24",
+        "absent-one>=2; extra == 'cuda'",
+        "absent-two>=12; python_version >= '3.11' and extra == 'cuda'",
+        "absent-two<12; python_version < '3.11' and extra == 'cuda'",
+        "segrd-edge[cuda]; extra == 'tensorrt'",
+        "numpy; extra == 'tensorrt'",
+        "numpy; extra == 'fine'",
+    ]
+    monkeypatch.setattr(doctor, "requires", lambda name: requirements_of)
+    missing = ["absent-one", "absent-two"]
+    assert doctor._extras() == {
+        "cuda": {"installed": False, "missing": missing, "fix": "pip install 'segrd-edge[cuda]'"},
+        "tensorrt": {"installed": False, "missing": missing, "fix": "pip install 'segrd-edge[tensorrt]'"},
+        "fine": {"installed": True, "missing": [], "fix": ""},
+    }
+
+
 def test_one_engine_alone(bundle_path: Path) -> None:
     report = report_of("--engine", "onnxruntime")
     assert (list(report), list(report["engines"])) == (["ok", "engines"], ["onnxruntime"])

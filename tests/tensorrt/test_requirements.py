@@ -153,6 +153,14 @@ def test_an_old_driver(machine: Machine, package: str, cuda: str, lacks: bool) -
         assert lack.fix == "install the NVIDIA driver r580 or newer, or the tensorrt of CUDA 12"
 
 
+def test_a_driver_whose_version_is_hidden(machine: Machine) -> None:
+    machine.has(Gpu("NVIDIA RTX A2000", "8.6", "12.4", ""))
+    machine.distributions("tensorrt-cu13")
+    lack = requirements.lack("tensorrt")
+    assert lack is not None
+    assert lack.what.startswith("the NVIDIA driver supports CUDA up to 12.4")
+
+
 def test_a_package_of_pip_on_a_jetson(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.has(ORIN)
     machine.distributions("tensorrt-cu13")
