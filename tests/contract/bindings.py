@@ -48,6 +48,15 @@ print(json.dumps(sorted(set(names(importlib.import_module(sys.argv[1]))))))
 """
 
 
+# The integers behind dotted names, such as members of an enumeration.
+_NUMBERS = """
+import functools, importlib, json, sys
+module = importlib.import_module(sys.argv[1])
+value = lambda chain: int(functools.reduce(getattr, chain.split("."), module))
+print(json.dumps([value(chain) for chain in json.load(sys.stdin)]))
+"""
+
+
 class NoWheelError(Exception):
     """No wheel of this release is published for this Python."""
 
@@ -69,6 +78,18 @@ class Bindings:
         """Those of the dotted names, such as "BuilderFlag.FP16", that this release does not have."""
         environment = _environment(self.package, self.libraries)
         return set(_ask(_MISSING, self.release, environment, json.dumps(sorted(set(names)))))
+
+    def numbers(self, names: list[str]) -> dict[str, int]:
+        """The integers behind dotted names, such as "ILogger.Severity.ERROR"."""
+        environment = _environment(self.package, self.libraries)
+        found = _ask(_NUMBERS, self.release, environment, json.dumps(names))
+        return {name: int(number) for name, number in zip(names, found, strict=True)}
+
+    @property
+    def stub(self) -> str:
+        """The text of the stub with everything in it."""
+        (path,) = [p for p in (self.stubs / self.release.module).glob("*.pyi") if p.stem != "__init__"]
+        return path.read_text(encoding="utf-8")
 
 
 def prepare(release: Release, cache: Path = CACHE) -> Bindings:
@@ -125,9 +146,9 @@ def _write_stubs(release: Release, package: Path, libraries: Path, stubs: Path) 
         repaired = repair(text)
         untyped |= repaired.untyped
         _write(stubs / release.module / path.name, repaired.text)
-    (other,) = {"tensorrt", "tensorrt_rtx"} - {release.module}
     inner = next(path.stem for path in (stubs / release.module).glob("*.pyi") if path.stem != "__init__")
-    _write(stubs / other / "__init__.pyi", f"from {release.module}.{inner} import *\n__version__: str\n")
+    for other in {"tensorrt", "tensorrt_rtx"} - {release.module}:
+        _write(stubs / other / "__init__.pyi", f"from {release.module}.{inner} import *\n__version__: str\n")
     return untyped
 
 

@@ -50,3 +50,22 @@ RELEASES = (
         ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"),
     ),
 )
+
+
+def _lean(version: str, cuda: int) -> Release:
+    major = version.partition(".")[0]
+    libraries = (f"libnvinfer_lean.so.{major}",)
+    distribution = f"tensorrt-lean-cu{cuda}-bindings"
+    return Release(
+        f"tensorrt-lean-{version}",
+        "PC with the lean runtime",
+        distribution,
+        version,
+        "tensorrt_lean_bindings",
+        "tensorrt_lean",
+        libraries,
+    )
+
+
+# They have no builder, so only what runs plans is held to them.
+LEAN_RELEASES = (_lean("10.3.0", 12), _lean("11.4.0.106", 13))

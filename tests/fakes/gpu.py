@@ -20,7 +20,11 @@ from .machine import FakeGpu
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx", "tensorrt-lean": "tensorrt_lean"}
 # What the lean runtime has not.
-_BUILDING = ("Builder", "OnnxParser", "INetworkDefinition", "IBuilderConfig", "get_nv_onnx_parser_version")
+NOT_LEAN = (
+    *("Builder", "IBuilderConfig", "INetworkDefinition", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError"),
+    *("BuilderFlag", "MemoryPoolType", "IProgressMonitor", "ITimingCache", "get_nv_onnx_parser_version", "IHostMemory"),
+    "EngineInspector",
+)
 _PACKAGES = ("pycuda", "cuda", "cuda.bindings")
 
 
@@ -96,7 +100,7 @@ def _put(monkeypatch: pytest.MonkeyPatch, package: str, name: str, module: Modul
 
 def _flavour(name: str) -> ModuleType:
     module = ModuleType(name)
-    lacks = _BUILDING if name == "tensorrt_lean" else ()
+    lacks = NOT_LEAN if name == "tensorrt_lean" else ()
     names = [key for key in vars(tensorrt) if not key.startswith("__") and key not in lacks]
     module.__dict__.update({key: vars(tensorrt)[key] for key in names})
     module.__dict__.update(__version__=tensorrt.__version__, __spec__=ModuleSpec(name, None))

@@ -98,7 +98,7 @@ class Context:
     """`push` and `pop` are of the calling thread. Objects remember the context that they were made in."""
 
     def __init__(self) -> None:
-        self.thread = threading.get_ident()
+        self._thread = threading.get_ident()
         gpu.born("context")
 
     def push(self) -> None:
@@ -127,7 +127,7 @@ class _Owned:
         context, self._context = self._context, None
         if context is None:
             return
-        if context not in self._gpu.context_stack and context.thread != threading.get_ident():
+        if context not in self._gpu.context_stack and context._thread != threading.get_ident():
             self._gpu.misuse.append(f"{type(self).__name__} in out-of-thread context could not be cleaned up")
             return
         destroy()

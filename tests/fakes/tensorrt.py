@@ -53,11 +53,14 @@ class TensorIOMode(enum.Enum):
 
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
-    EXPLICIT_BATCH, STRONGLY_TYPED = range(2)
+    STRONGLY_TYPED = 0  # as in TensorRT 11; in 10 it is 1
 
 
 class BuilderFlag(enum.IntEnum):
-    TF32, VERSION_COMPATIBLE = range(2)
+    TF32, VERSION_COMPATIBLE, EXCLUDE_LEAN_RUNTIME = range(3)
+
+
+_COMPATIBLE = BuilderFlag.VERSION_COMPATIBLE
 
 
 class MemoryPoolType(enum.IntEnum):
@@ -122,15 +125,15 @@ class IBuilderConfig:
         self.max_aux_streams = -1
         self.profiling_verbosity = ProfilingVerbosity.LAYER_NAMES_ONLY
         self.progress_monitor: IProgressMonitor | None = None
-        self.flags: set[BuilderFlag] = {BuilderFlag.TF32}
+        self._flags: set[BuilderFlag] = {BuilderFlag.TF32}
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None: ...
 
     def set_flag(self, flag: BuilderFlag) -> None:
-        self.flags.add(flag)
+        self._flags.add(flag)
 
     def clear_flag(self, flag: BuilderFlag) -> None:
-        self.flags.discard(flag)
+        self._flags.discard(flag)
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
         return ITimingCache(serialized_timing_cache)
@@ -141,11 +144,11 @@ class IBuilderConfig:
 
 class INetworkDefinition:
     def __init__(self, flags: int) -> None:
-        self.flags = flags
-        self.graph = b""
+        self._flags = flags
+        self._graph = b""
 
 
-class IParserError:
+class ParserError:
     def __init__(self, text: str) -> None:
         self._text = text
 
@@ -162,22 +165,22 @@ class IParserError:
 class OnnxParser:
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
         self._network = network
-        self._errors: list[IParserError] = []
+        self._errors: list[ParserError] = []
 
     @property
     def num_errors(self) -> int:
         return len(self._errors)
 
-    def get_error(self, index: int) -> IParserError:
+    def get_error(self, index: int) -> ParserError:
         return self._errors[index]
 
     def parse(self, model: bytes, path: str | None = None) -> bool:
         try:
             _session(bytes(model))
         except Exception as error:  # noqa: BLE001  (ONNX Runtime's own have no other base)
-            self._errors.append(IParserError(f"Failed to parse the ONNX model: {error}"))
+            self._errors.append(ParserError(f"Failed to parse the ONNX model: {error}"))
             return False
-        self._network.graph = bytes(model)
+        self._network._graph = bytes(model)
         return True
 
 
@@ -193,7 +196,7 @@ class Builder:
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
         gpu.counts["build"] += 1
-        if not network.flags & 1 << int(NetworkDefinitionCreationFlag.STRONGLY_TYPED):
+        if not network._flags & 1 << int(NetworkDefinitionCreationFlag.STRONGLY_TYPED):
             gpu.misuse.append("a network that is not strongly typed")
         if gpu.faults.build:
             self._logger.log(ILogger.Severity.ERROR, gpu.faults.build)
@@ -204,7 +207,8 @@ class Builder:
             if not monitor.step_complete("Building", 0):
                 return None
             monitor.phase_finish("Building")
-        return IHostMemory(make_plan(network.graph, host_code=BuilderFlag.VERSION_COMPATIBLE in config.flags))
+        compatible, without = (flag in config._flags for flag in (_COMPATIBLE, BuilderFlag.EXCLUDE_LEAN_RUNTIME))
+        return IHostMemory(make_plan(network._graph, host_code=compatible and not without))
 
 
 def make_plan(graph: bytes, *, host_code: bool = False, version: str | None = None) -> bytes:
@@ -252,7 +256,7 @@ class Runtime:
 class ICudaEngine:
     def __init__(self, graph: bytes, logger: ILogger) -> None:
         self._session, self._logger = _session(graph), logger
-        self.precision = precision_of(graph)
+        self._precision = precision_of(graph)
         self._inputs = {node.name: node for node in self._session.get_inputs()}
         self._nodes = self._inputs | {node.name: node for node in self._session.get_outputs()}
         self._contexts: weakref.WeakSet[IExecutionContext] = weakref.WeakSet()
@@ -307,7 +311,7 @@ class IExecutionContext:
     def __init__(self, engine: ICudaEngine) -> None:
         self._engine = weakref.ref(engine)
         self._nodes, self._inputs, self._session = engine._nodes, engine._inputs, engine._session
-        self._precision, self._logger = engine.precision, engine._logger
+        self._precision, self._logger = engine._precision, engine._logger
         self._addresses: dict[str, int] = {}
         self._is_running = False
         self._gpu = gpu
@@ -346,7 +350,7 @@ class IExecutionContext:
             return f"The address of tensor {crooked[0]} is not aligned to {ALIGNMENT} bytes"
         return "Cuda Runtime (invalid argument)" if self._gpu.faults.enqueue(count) else ""
 
-    def run(self, addresses: dict[str, int]) -> None:
+    def _run(self, addresses: dict[str, int]) -> None:
         """The work on the GPU."""
         if self._is_running:
             self._gpu.misuse.append("an execution context ran twice at once")
@@ -372,7 +376,7 @@ def _execute(owner: FakeGpu, reference: weakref.ref[IExecutionContext], addresse
     if context is None or context._engine() is None:
         owner.misuse.append("an engine or its context went while it had work to do")
     else:
-        context.run(addresses)
+        context._run(addresses)
 
 
 def _array(node: Any, address: int) -> Any:
