@@ -63,14 +63,16 @@ def examine(bundle: str | Path | None = None) -> dict[str, Any]:
     """Everything that `segrd-doctor --json` prints. `ok` says whether an engine (and the bundle, if given) works."""
     from .tensorrt import facts
 
+    cpu, nvidia = machine.cpu(), facts.collect()
     report = {
         "ok": False,
         "segrd_edge": __version__,
         "python": platform.python_version(),
         "os": platform.platform(),
-        "cpu": machine.cpu(),
+        "cpu": cpu,
         "memory_gib": machine.memory_gib(),
-        "nvidia": facts.collect(),
+        "nvidia": nvidia,
+        "warnings": [*nvidia.pop("warnings"), *([] if nvidia["jetson"] else _cpu_warnings(cpu))],
         "engines": {name: _examined(name) for name in engine_names()},
         "extras": _extras(),
     }
@@ -182,17 +184,31 @@ def _version(name: str) -> str | None:
 
 
 def _with_bundle(report: dict[str, Any], bundle: str | Path | None) -> dict[str, Any]:
-    working = [name for name, engine in report["engines"].items() if engine["works"]]
+    engines = report["engines"]
     if bundle is None:
-        return {**report, "ok": bool(working)}
+        return {**report, "ok": any(engine["works"] for engine in engines.values())}
+    # The lean runtime lacks nothing and was not tried: a bundle may carry an engine for it.
+    tried = [name for name, engine in engines.items() if engine["works"] or _lacks_nothing(engine)]
     answers = {
-        name: ask("segrd_edge.doctor:run_bundle", str(bundle), name, timeout_s=_BUNDLE_TIMEOUT_S) for name in working
+        name: ask("segrd_edge.doctor:run_bundle", str(bundle), name, timeout_s=_BUNDLE_TIMEOUT_S) for name in tried
     }
     golden = {
         name: {"works": answer.works, "detail": answer.value or answer.detail, "fix": answer.fix}
         for name, answer in answers.items()
     }
     return {**report, "bundle": golden, "ok": any(found["works"] for found in golden.values())}
+
+
+def _lacks_nothing(engine: dict[str, Any]) -> bool:
+    return engine["state"] == WOULD_WORK and not engine["fix"]
+
+
+def _cpu_warnings(cpu: dict[str, Any]) -> list[dict[str, str]]:
+    """A Jetson's processor is among what `facts` says of it."""
+    if cpu["governor"] in (None, "performance"):
+        return []
+    what = f"the processor's clock follows its load (governor {cpu['governor']}): the first frame after a pause is slow"
+    return [{"what": what, "fix": "sudo cpupower frequency-set -g performance"}]
 
 
 def _extras() -> dict[str, dict[str, Any]]:

@@ -31,8 +31,8 @@ def tables(report: dict[str, Any], *, with_support: bool) -> list[Table]:
     if nvidia is None:
         return [_engines(report)]
     found = [_machine(report), _nvidia(nvidia), _engines(report), _extras(report["extras"])]
-    if nvidia["warnings"]:
-        found.append(_warnings(nvidia["warnings"]))
+    if report["warnings"]:
+        found.append(_warnings(report["warnings"]))
     if with_support or nvidia["gpus"] or nvidia["jetson"]:
         found.append(_support(nvidia["support"]))
     return found
@@ -48,6 +48,8 @@ def _machine(report: dict[str, Any]) -> Table:
         ("INT8 arithmetic", "unknown" if flags is None else _listed(flags)),
         ("memory", "unknown" if memory is None else f"{memory} GiB"),
     ]
+    if cpu["governor"]:
+        rows.insert(-1, ("clock governor", cpu["governor"]))
     return _facts("Machine", rows)
 
 

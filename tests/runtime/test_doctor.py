@@ -67,6 +67,17 @@ def test_what_an_extra_takes_in_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+@pytest.mark.parametrize(("governor", "warned"), [(None, False), ("performance", False), ("powersave", True)])
+def test_the_governor_of_a_pc(monkeypatch: pytest.MonkeyPatch, governor: str | None, warned: bool) -> None:
+    cpu = {**doctor.machine.cpu(), "governor": governor}
+    monkeypatch.setattr(doctor.machine, "cpu", lambda: cpu)
+    monkeypatch.setattr(doctor, "engine_names", list)
+    report = doctor.examine()
+    assert not report["ok"]
+    fixes = [warning["fix"] for warning in report["warnings"]]
+    assert ("sudo cpupower frequency-set -g performance" in fixes) is warned
+
+
 def test_one_engine_alone(bundle_path: Path) -> None:
     report = report_of("--engine", "onnxruntime")
     assert (list(report), list(report["engines"])) == (["ok", "engines"], ["onnxruntime"])
@@ -79,6 +90,24 @@ def test_the_exit_code_is_that_of_the_engine_asked_for() -> None:
     if requirements.lack("tensorrt") is None:
         pytest.skip("this machine runs TensorRT")
     assert not report_of("--engine", "tensorrt", code=2)["ok"]
+
+
+@pytest.mark.parametrize(
+    ("state", "fix", "is_tried"),
+    [("works", "", True), ("would work", "", True), ("would work", "x", False), ("no", "", False)],
+)
+def test_a_bundle_is_tried_where_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, state: str, fix: str, is_tried: bool
+) -> None:
+    def ask(function: str, *arguments: str, timeout_s: float) -> Answer:
+        if function.endswith(":verdict"):
+            return Answer(True, {"state": state, "detail": "", "fix": fix})
+        return Answer(True, "3 golden scores")
+
+    monkeypatch.setattr(doctor, "ask", ask)
+    report = doctor.examine_engine("tensorrt-lean", "part.segrd")
+    assert report["ok"] is is_tried
+    assert list(report["bundle"]) == (["tensorrt-lean"] if is_tried else [])
 
 
 def test_an_engine_that_there_is_not() -> None:

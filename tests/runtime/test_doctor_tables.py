@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from io import StringIO
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from segrd_edge.doctor_tables import tables
 from segrd_edge.tensorrt import jetson, support
-from segrd_edge.tensorrt.clocks import Clock
+from segrd_edge.tensorrt.clocks import Clock, Finding
 from segrd_edge.tensorrt.smi import Card
 
 YES = {"works": True, "detail": "", "fix": ""}
@@ -30,19 +31,28 @@ def nvidia(row: int | None = None, **facts: Any) -> dict[str, Any]:
     ]
     nothing: dict[str, Any] = {"driver": YES, "gpus": [], "tensorrt": {}, "cuda_packages": {}, "jetson": None}
     cache = {"folder": "/home/line/.cache/segrd-edge/engines", "engines": 0, "mib": 0.0}
-    return {**nothing, "cards": [], "cache": cache, "support": rows, "warnings": [], **facts}
+    return {**nothing, "cards": [], "cache": cache, "support": rows, **facts}
 
 
-def report(nvidia: dict[str, Any], engines: dict[str, Any]) -> dict[str, Any]:
+def report(
+    nvidia: dict[str, Any], engines: dict[str, Any], warnings: Sequence[Finding] = (), governor: str | None = None
+) -> dict[str, Any]:
     return {
         "ok": True,
         "segrd_edge": "0.1.0",
         "python": "3.10.12",
         "os": "Linux-5.15.148-tegra-aarch64-with-glibc2.35",
-        "cpu": {"model": "ARMv8 Processor rev 1 (v8l)", "cores": 6, "usable_cores": 6, "flags": ["asimddp"]},
+        "cpu": {
+            "model": "ARMv8 Processor rev 1 (v8l)",
+            "cores": 6,
+            "usable_cores": 6,
+            "flags": ["asimddp"],
+            "governor": governor,
+        },
         "memory_gib": 7.4,
         "nvidia": nvidia,
         "engines": engines,
+        "warnings": [warning._asdict() for warning in warnings],
         "extras": {"train": {"installed": False, "missing": ["torch"], "fix": "pip install 'segrd-edge[train]'"}},
     }
 
@@ -72,7 +82,6 @@ def jetson_report() -> dict[str, Any]:
             "clocks": {"gpu": str(board.gpu), "cpu": str(board.cpu)},
         },
         cache={"folder": "/home/line/.cache/segrd-edge/engines", "engines": 1, "mib": 44.1},
-        warnings=[warning._asdict() for warning in board.warnings()],
     )
     engines = {
         "tensorrt": {**WORKS, "version": "10.3.0"},
@@ -84,7 +93,7 @@ def jetson_report() -> dict[str, Any]:
         "openvino": lacking("would work", "not installed", "pip install 'segrd-edge[openvino]'"),
         "onnxruntime": WORKS,
     }
-    return report(facts, engines)
+    return report(facts, engines, board.warnings(), "schedutil")
 
 
 def pc_report() -> dict[str, Any]:
@@ -97,9 +106,8 @@ def pc_report() -> dict[str, Any]:
             "tensorrt-rtx": {"version": "1.7", "cuda": 13, "works": False, "detail": "broken", "fix": "install again"},
         },
         cards=[asdict(card)],
-        warnings=[warning._asdict() for warning in card.warnings(is_windows=False)],
     )
-    return report(facts, {"tensorrt": WORKS, "onnxruntime": WORKS})
+    return report(facts, {"tensorrt": WORKS, "onnxruntime": WORKS}, card.warnings(is_windows=False))
 
 
 def cpu_report() -> dict[str, Any]:
@@ -133,6 +141,8 @@ def test_fits_the_terminal(make: Any, width: int) -> None:
 def test_a_jetson() -> None:
     text = words(rendered(jetson_report(), 200))
     for line in (
+        "INT8 arithmetic SDOT",
+        "clock governor schedutil",
         "GPU Orin, compute capability 8.7",
         "driver 540.4.0 R36 4.7",
         "CUDA 12.6",
