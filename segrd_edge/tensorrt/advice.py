@@ -33,8 +33,8 @@ TABLE: tuple[Row, ...] = (
     Row(r"cudaError 100\b|no CUDA-capable device", f"no GPU is visible: check nvidia-smi -L; {INSTALL_DRIVER}"),
     Row(
         r"libnvdla_compiler\.so",
-        "the container's TensorRT needs libnvdla_compiler.so from the Jetson's L4T, and L4T R39 has none: use a "
-        "container made for this L4T release",
+        "TensorRT needs libnvdla_compiler.so from the Jetson's L4T: sudo apt install nvidia-l4t-dla-compiler, then "
+        "sudo ldconfig; L4T R39 has none to lend to a container: use one made for this L4T release",
     ),
     Row(r"libcuda\.so|nvcuda\.dll", INSTALL_DRIVER),
     Row(
