@@ -1,7 +1,8 @@
-# Three commands:
+# Four commands:
 #   make demo    photographs of generated parts -> trained, INT8-calibrated detector -> inspected frames, latency, report
 #   make test    lint, types, architecture and tests
 #   make contract    the TensorRT modules against the real Python bindings of every release; needs a C compiler
+#   make gpu-test    what only a GPU can show: builds, self-tests, memory, graphs, latency; the result in benchmarks/results
 #
 # `make demo PHOTOS=photos/bottle FRAMES=frames` does the same for your own part.
 
@@ -13,8 +14,10 @@ PHOTOS  ?= $(DEMO)/photos
 FRAMES  ?= $(DEMO)/photos/frames
 MINUTES ?= 3.3
 SIZE    ?= 192
+BUNDLE  ?= $(DEMO)/gpu.segrd
+TENSORRT ?= tensorrt
 
-.PHONY: demo test lint types tests contract install clean
+.PHONY: demo test lint types tests contract gpu-test install clean
 
 install: $(VENV)/installed
 
@@ -52,6 +55,18 @@ tests: install
 # The TensorRT modules against the real Python bindings of each release. Fetches 6 MB with pip, once.
 contract: install
 	$(BIN)/pytest -m contract -vv -rs tests/contract
+
+# TENSORRT=tensorrt-rtx on an RTX card with that flavour, TENSORRT=cuda on a card without TensorRT.
+# BUNDLE=bottle.segrd takes yours, of segrd-export --engine tensorrt.
+gpu-test: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt --config-settings editable_mode=strict -e '.[$(TENSORRT)]'
+	test -f $(BUNDLE) || $(MAKE) $(BUNDLE)
+	$(BIN)/python -m segrd_edge.benchmarks.gpu_test $(BUNDLE) --out benchmarks/results
+
+$(DEMO)/gpu.segrd:
+	test -d $(PHOTOS) || $(BIN)/python -m segrd_edge.training.demo_parts $(PHOTOS)
+	$(BIN)/segrd-train $(PHOTOS) --out $(DEMO)/gpu-run --minutes $(MINUTES) --size $(SIZE) --option head_width=64 --option head_fusion_kernel=1
+	$(BIN)/segrd-export $(DEMO)/gpu-run --int8 --engine tensorrt --out $@ --no-report
 
 clean:
 	rm -rf $(VENV) build *.egg-info $(DEMO)
