@@ -22,7 +22,7 @@ from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import SIZE_MULTIPLE, Preprocess
 
 from .data import Photo
-from .synthesis import Image, Mask, PerlinDefects, foreground_mask
+from .synthesis import Defects, Image, Mask, foreground_mask
 
 Rotation = Literal["none", "small", "full"]
 
@@ -46,7 +46,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
     Each is a dictionary of uint8 tensors: clean h×w×3, corrupted h×w×3 (BGR) and mask h×w in {0, 1}.
     """
 
-    def __init__(self, good: GoodImages, defects: PerlinDefects, seed: int, rotation: Rotation = "none") -> None:
+    def __init__(self, good: GoodImages, defects: Defects, seed: int, rotation: Rotation = "none") -> None:
         self.good, self.defects, self.seed, self.rotation = good, defects, seed, rotation
 
     def __getitem__(self, k: int) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.losses import distillation_loss, focal_loss, head_target
 from segrd_edge.training.models import MODELS, build_model
 from segrd_edge.training.models.destseg import PUBLISHED_BATCH, DeSTSeg
+from segrd_edge.training.synthesis import DEFECTS
 
 
 def small(name: str, **options: Any) -> Any:
@@ -109,9 +110,10 @@ def test_parts_are_named_as_the_calibration_scopes_expect(name: str) -> None:
     parts = {n.split(".")[0] for n, _ in model.named_parameters()}
     assert {"teacher", "student"} <= parts <= {"teacher", "student", "head"}
     students = {n.split(".")[1] for n, _ in model.named_parameters() if n.startswith("student.")}
-    assert {"encoder", "decoder"} <= students <= {"encoder", "decoder", "fusion"}
+    assert {"encoder"} <= students <= {"encoder", "decoder", "fusion"}
     stages = {n.split(".")[2] for n, _ in model.named_parameters() if n.startswith("student.decoder.")}
-    assert {"stage1", "stage2", "stage3"} <= stages
+    assert not stages or {"stage1", "stage2", "stage3"} <= stages
+    assert set(model.defects) <= set(DEFECTS)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -7,16 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segrd_edge.errors import DataError
+from segrd_edge.errors import DataError, OptionError
 from segrd_edge.training.samples import GoodImages, TrainingSamples, batches, half_crops
 from segrd_edge.training.synthesis import (
+    DEFECTS,
     FIELD_THRESHOLD,
+    Defects,
+    MixedDefects,
+    PatchDefects,
     PerlinDefects,
     SelfTextures,
+    SimplexDefects,
     TextureFolder,
+    create_defects,
     foreground_mask,
     perlin_field,
 )
+from segrd_edge.training.synthesis.patches import VISIBLE_CHANGE
+from segrd_edge.training.synthesis.simplex import octaves, simplex_noise
 
 from ..conftest import texture
 
@@ -47,24 +55,119 @@ def test_fields_of_any_size(size_hw: tuple[int, int]) -> None:
     assert np.abs(field).max() <= 1.5
 
 
-def test_only_masked_pixels_change() -> None:
+def defects_named(*names: str) -> Defects:
+    images = good_images(5)
+    return create_defects(names, images[1:], SelfTextures(images))
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_the_mask_is_where_pixels_change(name: str) -> None:
     image = good_images(1)[0]
-    defects = PerlinDefects(SelfTextures(good_images()))
+    before, defects = image.copy(), defects_named(name)
     for seed in range(20):
         corrupted, mask = defects(image, np.random.default_rng(seed))
-        assert np.array_equal(corrupted[~mask], image[~mask])
+        assert corrupted.shape == image.shape
+        assert corrupted.dtype == np.uint8
+        assert mask.shape == image.shape[:2]
+        change = np.abs(corrupted.astype(int) - image).max(axis=2)
+        if name == "nsa":  # all of a patch changes a little; a label of single pixels is smoothed away
+            assert (change[~mask] >= VISIBLE_CHANGE).mean() < 0.02
+        else:
+            assert not change[~mask].any()
         if mask.sum() > 50:
-            assert (corrupted[mask] != image[mask]).any()
+            assert (change[mask] > 0).mean() > 0.5
+    assert np.array_equal(image, before)
 
 
-def test_defects_stay_on_the_foreground() -> None:
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defects_stay_on_the_foreground(name: str) -> None:
     image = good_images(1)[0]
     foreground = np.zeros(image.shape[:2], bool)
     foreground[16:48, 30:60] = True
-    defects = PerlinDefects(SelfTextures(good_images()))
-    masks = [defects(image, np.random.default_rng(s), foreground)[1] for s in range(40)]
-    assert not any((m & ~foreground).any() for m in masks)
-    assert np.mean([m.any() for m in masks]) > 0.5
+    foreground[16:30, 30:40] = False
+    drawn = [defects_named(name)(image, np.random.default_rng(s), foreground) for s in range(40)]
+    for corrupted, mask in drawn:
+        assert np.array_equal(corrupted[~foreground], image[~foreground])
+        assert not (mask & ~foreground).any()
+    assert np.mean([mask.any() for _, mask in drawn]) > 0.5
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_defect_is_a_function_of_its_generator(name: str) -> None:
+    image, defects = good_images(1)[0], defects_named(name)
+    draws = [defects(image, np.random.default_rng([3, k])) for k in (1, 1, 2)]
+    assert all(np.array_equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
+    assert not np.array_equal(draws[0][0], draws[2][0])
+
+
+def test_patches_are_cloned_without_a_seam_and_labelled_where_they_show() -> None:
+    image = np.full((128, 192, 3), 120, np.uint8)
+    stripes = np.where(np.arange(192) % 8 < 4, 60, 180).astype(np.uint8)
+    source = np.broadcast_to(stripes[None, :, None], image.shape).copy()
+    shares = []
+    for seed in range(20):
+        corrupted, mask = PatchDefects([source])(image, np.random.default_rng(seed))
+        change = np.abs(corrupted.astype(int) - image).max(axis=2)
+        shares.append(mask.mean())
+        if mask.mean() > 0.01:
+            assert change[mask].mean() > 20
+            assert change[~mask].mean() < 2
+    assert 0.01 < np.mean(shares) < 0.3
+    # The gradients are the patch's, the level is the image's: a patch that differs in brightness alone vanishes.
+    brighter, mask = PatchDefects([image + 60])(image, np.random.default_rng(0))
+    assert not mask.any()
+    assert np.abs(brighter.astype(int) - image).max() <= 2
+
+
+def test_simplex_noise_is_smooth_spread_and_seeded() -> None:
+    rng = np.random.default_rng(0)
+    points, permutation = rng.uniform(-20, 20, (50_000, 3)), rng.permutation(256)
+    values = simplex_noise(points, permutation)
+    assert 0.9 < values.max() <= 1
+    assert -1 <= values.min() < -0.9
+    assert abs(values.mean()) < 0.01
+    step = 1e-5
+    for axis in np.eye(3):  # no jump anywhere: the slope is bounded
+        assert np.abs(simplex_noise(points + step * axis, permutation) - values).max() < 10 * step
+    assert not np.allclose(simplex_noise(points[:9], rng.permutation(256)), values[:9])
+    assert np.abs(simplex_noise(np.arange(27.0).reshape(9, 3) * 0, permutation)).max() == 0  # zero on the lattice
+
+
+def test_octaves_are_alike_across_channels_where_slow_and_different_where_fast() -> None:
+    noise = octaves((31, 31), (1, 1), np.random.default_rng(0))
+    assert noise.shape == (31, 31, 3)
+    correlation = np.corrcoef(noise[..., 0].ravel(), noise[..., 2].ravel())[0, 1]
+    assert 0.2 < correlation < 0.99
+
+
+def test_simplex_patches_grow_with_the_image() -> None:
+    small, large = (
+        [SimplexDefects()(np.full((s, s, 3), 99, np.uint8), np.random.default_rng(k))[1].sum() for k in range(30)]
+        for s in (128, 256)
+    )
+    assert np.mean(large) == pytest.approx(4 * np.mean(small), rel=0.1)
+    assert 10 * 10 <= min(large) <= max(large) <= 31 * 31
+
+
+def test_mixed_defects_are_drawn_as_often_as_they_are_named() -> None:
+    calls: list[str] = []
+
+    def kind(name: str) -> Defects:
+        return lambda image, rng, foreground=None: (calls.append(name), (image, image[..., 0] > 0))[1]
+
+    mixed = MixedDefects([kind("a"), kind("a"), kind("b")])
+    for seed in range(300):
+        mixed(good_images(1)[0], np.random.default_rng(seed))
+    assert 0.55 < calls.count("a") / 300 < 0.78
+
+
+def test_defects_by_name() -> None:
+    assert isinstance(defects_named("nsa"), PatchDefects)
+    assert isinstance(defects_named("perlin", "nsa"), MixedDefects)
+    with pytest.raises(OptionError, match=r"'smudge'\nexpected: one or more of perlin, nsa, simplex"):
+        defects_named("perlin", "smudge")
+    with pytest.raises(OptionError, match="no synthetic defects"):
+        defects_named()
 
 
 def test_foreground_of_an_object_on_a_plain_background() -> None:
