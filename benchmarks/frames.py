@@ -42,7 +42,7 @@ def golden_frames(bundle: Bundle, frame_hw: tuple[int, int]) -> FrameSet:
     images = bundle.golden()["images"]
     frames = []
     for number in range(max(GOLDEN_FRAMES, len(images))):
-        inside = np.ascontiguousarray(placement.crop(images[number % len(images)]))  # without a letterbox border
+        inside = np.ascontiguousarray(placement.covered(images[number % len(images)]))  # without a letterbox border
         frame = np.zeros((*frame_hw, 3), np.uint8)
         seen = placement.seen(frame)
         seen[...] = shrink_or_grow(inside, (seen.shape[0], seen.shape[1]))

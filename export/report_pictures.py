@@ -76,7 +76,7 @@ def _mask_picture(mask: npt.NDArray[np.bool_], placement: Placement) -> _Picture
     """White on black, in the frame's proportions; what lies outside the crop is cut off from the mask as well."""
     height, width = placement.frame_hw
     scale = min(1.0, _LONGEST_PX / max(height, width))
-    inner = np.ascontiguousarray(placement.crop(mask)).astype(np.uint8) * 255
+    inner = np.ascontiguousarray(placement.covered(mask)).astype(np.uint8) * 255
     picture = np.zeros((max(1, round(height * scale)), max(1, round(width * scale))), np.uint8)
     seen = placement.seen(picture)
     seen[...] = cv2.resize(inner, seen.shape[::-1], interpolation=cv2.INTER_LINEAR)

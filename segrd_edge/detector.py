@@ -284,7 +284,7 @@ class Detector:
         self, anomaly_map: npt.NDArray[np.float32], placement: Placement, counted: npt.NDArray[np.bool_] | None
     ) -> tuple[Region, ...]:
         # The mean of the highest pixels reaches the threshold, so the highest does, but for rounding in the mean.
-        peak = float((placement.crop(anomaly_map) if counted is None else anomaly_map[counted]).max())
+        peak = float((placement.covered(anomaly_map) if counted is None else anomaly_map[counted]).max())
         return find_regions(
             anomaly_map,
             placement,

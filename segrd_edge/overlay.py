@@ -65,7 +65,7 @@ def blend_heat(
     # min and max keep the three points in order where the threshold lies outside the map's range.
     low, high = min(threshold, 0.0), max(threshold, 1.0)
     heat = np.interp(anomaly_map, (low, threshold, high), (0, 128, 255))
-    inner = np.ascontiguousarray(placement.crop(np.rint(heat).astype(np.uint8)))
+    inner = np.ascontiguousarray(placement.covered(np.rint(heat).astype(np.uint8)))
     beneath = np.ascontiguousarray(placement.seen(picture))
     heat_u8 = cv2.resize(inner, beneath.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     opacity = cv2.LUT(heat_u8, _OPACITY)

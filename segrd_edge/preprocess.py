@@ -63,14 +63,14 @@ class Placement:
         rows = _scaled(top, height, picture.shape[0], self.frame_hw[0])
         return picture[rows, _scaled(left, width, picture.shape[1], self.frame_hw[1])]
 
-    def crop(self, network_hw: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def covered(self, network_hw: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The part of a network-size array (h×w or h×w×c) that shows the frame, no letterbox border; a view."""
         return network_hw[self.top : self.top + self.height, self.left : self.left + self.width]
 
     def map_to_frame(self, network_map: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """A map of network size (h×w float32) at the frame's resolution (H×W float32, bilinear); 0 outside the crop."""
         _, _, width, height = self.seen_xywh
-        inner = np.ascontiguousarray(self.crop(network_map))
+        inner = np.ascontiguousarray(self.covered(network_map))
         resized = np.asarray(cv2.resize(inner, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
         if self.crop_xywh is None:
             return resized
@@ -82,7 +82,7 @@ class Placement:
         """A boolean mask of frame size (H×W) at network size: True where at least half of the area is; border False."""
         inside = shrink_or_grow(self.seen(frame_mask).astype(np.uint8) * 255, (self.height, self.width)) >= 128
         mask = np.zeros(self.size_hw, bool)
-        self.crop(mask)[...] = inside
+        self.covered(mask)[...] = inside
         return mask
 
 
@@ -156,7 +156,7 @@ class Preprocess:
         if (place.height, place.width) == self.size_hw:
             return inner
         image = np.full((*self.size_hw, 3), self.fill, np.uint8)
-        place.crop(image)[...] = inner
+        place.covered(image)[...] = inner
         return image
 
     def _check_crop(self, frame_hw: tuple[int, int]) -> None:

@@ -72,7 +72,7 @@ def golden_frame(
         FrameError: the crop reaches outside of a frame of that size.
     """
     place = preprocess.placement(frame_hw)
-    covered = np.ascontiguousarray(place.crop(image))
+    covered = np.ascontiguousarray(place.covered(image))
     frame = np.zeros((*frame_hw, 3), np.uint8)
     seen = place.seen(frame)
     seen[...] = cv2.resize(covered, seen.shape[1::-1], interpolation=cv2.INTER_NEAREST)

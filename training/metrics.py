@@ -118,7 +118,7 @@ def downsample_mask(
     columns = antialiased_weights(seen.shape[1], place.width)
     network_mask = np.zeros(size_hw, bool)
     # A pixel that is covered by exactly one half must not be lost to the last bit of a sum.
-    place.crop(network_mask)[...] = rows @ seen @ columns.T >= 0.5 - 1e-9
+    place.covered(network_mask)[...] = rows @ seen @ columns.T >= 0.5 - 1e-9
     return network_mask
 
 

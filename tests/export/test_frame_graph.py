@@ -102,7 +102,7 @@ def test_every_pixel_is_within_one_grey_level_of_the_cpu(
         assert np.abs(got[0] - wanted).max() <= 1, name
         np.testing.assert_array_equal(got, np.rint(got))
         border = np.ones(size_hw, bool)
-        place.crop(border)[...] = False
+        place.covered(border)[...] = False
         assert (got[0][:, border] == 31).all()
 
 

@@ -55,12 +55,12 @@ def test_letterbox_keeps_the_aspect_ratio_and_fills_the_border(frame_hw: tuple[i
     preprocess = Preprocess(size_hw=(64, 96), fit="letterbox", fill=7)
     frame = np.random.default_rng(2).integers(100, 256, (*frame_hw, 3), np.uint8)
     image, place = preprocess.resize(frame), preprocess.placement(frame_hw)
-    inner = place.crop(image)
+    inner = place.covered(image)
     scale = min(64 / frame_hw[0], 96 / frame_hw[1])
     assert inner.shape[:2] == (max(1, round(frame_hw[0] * scale)), max(1, round(frame_hw[1] * scale)))
     np.testing.assert_array_equal(inner, shrink_or_grow(frame, inner.shape[:2]))
     border = np.ones(image.shape[:2], bool)
-    place.crop(border)[...] = False
+    place.covered(border)[...] = False
     assert (image[border] == 7).all()
     assert border.sum() == 64 * 96 - inner.shape[0] * inner.shape[1]
 
