@@ -37,7 +37,7 @@ def find_regions(
         mm_per_px: size of a frame pixel in mm, for `area_mm2`.
     """
     hot = np.zeros(anomaly_map.shape, np.uint8)
-    placement.covered(hot)[...] = placement.crop(anomaly_map) >= level
+    placement.covered(hot)[...] = placement.covered(anomaly_map) >= level
     if counted is not None:
         hot &= counted
     scale_x, scale_y = placement.scale_xy
