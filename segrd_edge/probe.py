@@ -5,6 +5,7 @@ for, a GPU driver, a TensorRT library.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -35,8 +36,12 @@ def ask(function: str, *arguments: Any, timeout_s: float = TIMEOUT_S) -> Answer:
     """
     code = f"from segrd_edge.probe import _answer; _answer({function!r}, {json.dumps(arguments)!r})"
     command = [sys.executable, "-c", code]
+    # As for an installed program, what lies in the current folder is not imported (Python 3.11 and later).
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False, env=environment
+        )
     except subprocess.TimeoutExpired:
         return Answer(False, None, f"no answer within {timeout_s:g} s")
     for line in reversed(done.stdout.splitlines()):

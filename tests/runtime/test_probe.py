@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,3 +44,10 @@ def test_a_process_that_is_killed_is_reported() -> None:
 
 def test_a_process_that_hangs_is_ended() -> None:
     assert ask("time:sleep", 60, timeout_s=1) == Answer(False, None, "no answer within 1 s")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 always imports from the current folder")
+def test_the_current_folder_is_not_imported_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    assert ask("segrd_edge.tensorrt.support:parse_version", "10.3").works
