@@ -21,7 +21,6 @@ import numpy.typing as npt
 from segrd_edge import cuda, engines
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
-from segrd_edge.engines.base import Memory
 from segrd_edge.engines.tensorrt import TensorRtEngine
 from segrd_edge.errors import SegrdError
 from segrd_edge.selftest import TOLERANCE
@@ -261,7 +260,7 @@ def allocates_nothing_per_frame(subject: Subject) -> Figures:
 
 def compares_memory_modes(subject: Subject) -> Figures:
     """Pinned against mapped memory, interleaved: milliseconds of a whole inspection."""
-    return _compare(subject, {mode: {"memory": cast(Memory, mode)} for mode in ("pinned", "mapped")})
+    return _compare(subject, {mode: {"memory": mode} for mode in ("pinned", "mapped")})
 
 
 def compares_with_and_without_a_graph(subject: Subject) -> Figures:
