@@ -52,7 +52,7 @@ types: install
 tests: install
 	$(BIN)/pytest
 
-# The TensorRT modules against the real Python bindings of each release. Fetches 6 MB with pip, once.
+# The TensorRT modules and the tests' fake GPU against the real Python packages. Fetches 28 MB with pip, once.
 contract: install
 	$(BIN)/pytest -m contract -vv -rs tests/contract
 
