@@ -4,6 +4,7 @@
     graphs/fp32.onnx     one deploy graph per precision
     graphs/int8.onnx
     golden.npz           network images and the outputs that they must give
+    engines/….plan       ready engines for the lean runtime, where `segrd-build --lean` put them (never by itself)
     SHA256SUMS           of every other member; `unzip part.segrd && sha256sum -c SHA256SUMS` checks by hand
 
 Opening checks everything; nothing in the file is ever executed. Checksums detect damage, not forgery: a bundle is as
@@ -63,7 +64,7 @@ class Bundle:
             for member, sha256 in sums.items():
                 _read_checked(path, archive, member, sha256)
             manifest = _parse_manifest(path, _read(path, archive, MANIFEST))
-        for member in [graph.file for graph in manifest.graphs.values()] + [manifest.golden.file]:
+        for member in manifest.files:
             if member not in sums:
                 raise _error(path, member, "is named in the manifest but not in the bundle")
         return cls(path, manifest, sums)
@@ -136,7 +137,7 @@ def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, byt
     for member in contents:
         if not _is_safe(member) or member == SUMS:
             raise OptionError(f"{member!r} cannot name a member", expected="a relative path without ..")
-    for member in [graph.file for graph in manifest.graphs.values()] + [manifest.golden.file]:
+    for member in manifest.files:
         if member not in contents:
             raise BundleError(f"{path}: the manifest names {member}, which is not among the members")
     contents[SUMS] = "".join(

@@ -148,6 +148,26 @@ class GoldenRecord(Record):
     )
 
 
+class LeanEngineRecord(Record):
+    """A ready TensorRT engine that travels in the bundle, for machines with the lean runtime alone.
+
+    It runs on the kind of machine that it was built on and on no other; a runtime compares before it loads the plan.
+    """
+
+    precision: Precision
+    file: str = Field(description="member of the bundle, for example engines/tensorrt-mixed.plan")
+    plan_sha256: Sha256
+    graph_sha256: Sha256 = Field(description="of the graph that it was built from")
+    version: str = Field(description="of TensorRT, whole; the lean runtime must be the same")
+    gpu: str
+    compute_capability: str
+    driver: str = Field(description="that it was built and tested with; another one may run it")
+    os: str
+    architecture: str
+    holds_host_code: bool = Field(description="whether it carries a copy of the lean runtime, which is executed")
+    self_test: dict[str, JsonValue] = Field(description="what it gave on the golden images where it was built")
+
+
 class Manifest(Record):
     """manifest.json of a bundle."""
 
@@ -167,6 +187,13 @@ class Manifest(Record):
     )
     calibration: CalibrationRecord | None = Field(default=None, description="present when there is an INT8 graph")
     golden: GoldenRecord
+    lean_engines: list[LeanEngineRecord] = Field(default=[], description="ready engines, the preferred one first")
+
+    @property
+    def files(self) -> list[str]:
+        """Every member that is named here."""
+        graphs = [graph.file for graph in self.graphs.values()]
+        return [*graphs, self.golden.file, *(engine.file for engine in self.lean_engines)]
 
     @field_validator("created")
     @classmethod

@@ -15,6 +15,7 @@ from .base import DEFAULT_OPTIONS, Engine, EngineOptions, EngineOutput
 ENGINES: dict[str, str] = {
     "tensorrt": "segrd_edge.engines.tensorrt:TensorRtEngine",
     "tensorrt-rtx": "segrd_edge.engines.tensorrt:TensorRtRtxEngine",
+    "tensorrt-lean": "segrd_edge.engines.tensorrt:TensorRtLeanEngine",
     "openvino": "segrd_edge.engines.openvino:OpenVinoEngine",
     "onnxruntime": "segrd_edge.engines.onnxruntime:OnnxRuntimeEngine",
 }

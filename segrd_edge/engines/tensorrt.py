@@ -198,14 +198,21 @@ class TensorRtLeanEngine(TensorRtEngine):
         *,
         progress: Progress | None = None,
     ) -> tuple[Engine, Precision]:
-        raise cls._builds_nothing(f"{bundle.path} holds graphs and no plan")
+        """The engine that the bundle carries (`segrd-build --lean`), compared with this machine and self-tested.
+
+        Raises:
+            OptionError: the bundle carries none of this precision.
+            BundleError: the bundle is damaged.
+            EngineError: the bundle carries none at all, or one for another machine; the lean runtime, pycuda, the
+                driver or the GPU is missing; or the self-test failed.
+        """
+        from ..tensorrt import lean
+
+        return lean.open_engine(bundle, precision, options)
 
     def _plan_of(self, graph: bytes, options: EngineOptions) -> bytes:
-        raise self._builds_nothing("a graph is no plan")
-
-    @classmethod
-    def _builds_nothing(cls, what: str) -> EngineError:
-        return EngineError(
-            f"{what}, and {cls.name} builds none",
-            fix="use the engine tensorrt, which builds one on this machine, or TensorRtLeanEngine.from_plan",
+        raise EngineError(
+            f"a graph is no plan, and {self.name} builds none",
+            fix="use the engine tensorrt, which builds one on this machine, or a bundle that carries an engine "
+            "(segrd-build --lean)",
         )

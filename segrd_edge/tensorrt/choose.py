@@ -25,7 +25,7 @@ from ..manifest import Manifest, Precision
 from ..preprocess import Preprocess
 from ..selftest import golden_frame
 from .build import BuildOptions
-from .cache import EngineCache, Key, name_of
+from .cache import CachedEngine, EngineCache, Key, name_of
 from .prepare import Prepared, Setup, prepare_one
 from .progress import Progress
 from .timing import time_engines
@@ -69,6 +69,7 @@ class Choice:
     engine: TensorRtEngine
     precision: Precision
     reason: str
+    cached: CachedEngine  # plan and record of the engine
     candidates: tuple[Candidate, ...]
     was_decided: bool  # by this call; else by an earlier one, and the figures are of then
 
@@ -116,8 +117,7 @@ def prepare(
     setup = Setup(bundle, flavour, options, build_options or BuildOptions(), cache or EngineCache(), progress)
     if precision != "auto":
         prepared = prepare_one(setup, bundle.precision(precision))
-        reason = f"{prepared.precision}: asked for"
-        return Choice(prepared.engine, prepared.precision, reason, (_candidate(prepared),), was_decided=True)
+        return _choice(prepared, f"{prepared.precision}: asked for", (_candidate(prepared),), was_decided=True)
     wanted = candidates(bundle.manifest)
     key = _decision_key(setup, wanted)
     name = name_of(flavour, key)
@@ -160,7 +160,7 @@ def _remembered(setup: Setup, name: str, key: Mapping[str, Any], fallback: bool)
         setup.cache.decisions.remove(name)
         return None
     figures = tuple(Candidate(**fields) for fields in record["candidates"])
-    return Choice(prepared.engine, prepared.precision, record["reason"], figures, was_decided=False)
+    return _choice(prepared, record["reason"], figures, was_decided=False)
 
 
 def _decide(setup: Setup, wanted: Candidates, fallback: bool) -> Choice:
@@ -184,9 +184,13 @@ def _decide(setup: Setup, wanted: Candidates, fallback: bool) -> Choice:
         _candidate(kept[name], times_ms.get(name)) if name in kept else Candidate(name, error=failed[name].what)
         for name in wanted
     )
-    engine = kept.pop(chosen).engine
+    prepared = kept.pop(chosen)
     _close(kept)
-    return Choice(engine, chosen, f"{chosen}: {reason}", figures, was_decided=True)
+    return _choice(prepared, f"{chosen}: {reason}", figures, was_decided=True)
+
+
+def _choice(prepared: Prepared, reason: str, figures: tuple[Candidate, ...], *, was_decided: bool) -> Choice:
+    return Choice(prepared.engine, prepared.precision, reason, prepared.cached, figures, was_decided)
 
 
 def _attempt(setup: Setup, precision: Precision, fallback: bool) -> Prepared | EngineError:
@@ -252,13 +256,13 @@ def _choose(
     if times_ms[floating] < LEAST_GAIN * times_ms[int8]:
         compared = f"{times_ms[floating]:.2f} ms against {int8} {times_ms[int8]:.2f} ms"
         return floating, f"INT8 is not faster here: {compared}"
-    return int8, f"{times_ms[int8]:.2f} ms against {floating} {times_ms[floating]:.2f} ms; {_gate(manifest)}"
+    return int8, f"{times_ms[int8]:.2f} ms against {floating} {times_ms[floating]:.2f} ms; {_gate(manifest, int8)}"
 
 
-def _gate(manifest: Manifest) -> str:
+def _gate(manifest: Manifest, int8: Precision) -> str:
     passed = "INT8 passed the accuracy gate at export"
     record = manifest.calibration
-    drift = record.drift.get(record.scope, {}) if record else {}
+    drift = manifest.graphs[int8].drift or (record.drift.get(record.scope) if record else None) or {}
     return passed if "score_mean" not in drift else f"{passed}: mean score drift {drift['score_mean']:.4f}"
 
 

@@ -42,6 +42,11 @@ class Setup:
     cache: EngineCache
     progress: Progress | None
 
+    @property
+    def runtime(self) -> str:
+        """The flavour that runs the engine: of version-compatible ones the lean runtime."""
+        return "tensorrt-lean" if self.build_options.version_compatible else self.flavour
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -72,7 +77,8 @@ def prepare_one(setup: Setup, precision: Precision) -> Prepared:
         BundleError: the bundle is damaged.
     """
     graph = setup.bundle.graph(precision)
-    requirements.require(setup.flavour, setup.options.device)  # what is missing is no fault of a plan
+    for flavour in {setup.flavour, setup.runtime}:
+        requirements.require(flavour, setup.options.device)  # what is missing is no fault of a plan
     progress = _named(setup.progress, precision)
 
     device = setup.options.device
@@ -101,8 +107,12 @@ def prepare_one(setup: Setup, precision: Precision) -> Prepared:
 
 
 def _load(setup: Setup, cached: CachedEngine) -> TensorRtEngine:
-    kind = cast(type[TensorRtEngine], engine_class(setup.flavour))  # `require` knows flavours alone
-    return kind.from_plan(cached.plan, setup.options)
+    kind = cast(type[TensorRtEngine], engine_class(setup.runtime))  # `require` knows flavours alone
+    options = setup.build_options
+    # The plan is of the cache, whose checksum was compared.
+    return kind.from_plan(
+        cached.plan, setup.options, host_code=options.version_compatible and not options.exclude_lean_runtime
+    )
 
 
 def _tested(

@@ -189,7 +189,7 @@ def test_onnxruntime_leaves_a_float16_bias_as_it_is() -> None:
 def test_an_unknown_engine_lists_the_known(deploy_graph: Callable[..., bytes]) -> None:
     with pytest.raises(EngineError, match="unknown engine 'tpu'") as caught:
         engines.create("tpu", deploy_graph())
-    assert caught.value.expected == "auto, tensorrt, tensorrt-rtx, openvino, onnxruntime"
+    assert caught.value.expected == "auto, tensorrt, tensorrt-rtx, tensorrt-lean, openvino, onnxruntime"
 
 
 @pytest.mark.parametrize(

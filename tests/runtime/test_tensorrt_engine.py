@@ -142,7 +142,7 @@ def test_a_run_allocates_nothing(fake_gpu: FakeGpu, deploy_graph: Graph, monkeyp
     engine = TensorRtEngine(deploy_graph())
     image = random_image()
     buffer = engine.run(image).anomaly_map
-    monkeypatch.setattr(fake_tensorrt.IExecutionContext, "run", lambda self, addresses: None)
+    monkeypatch.setattr(fake_tensorrt.IExecutionContext, "_run", lambda self, addresses: None)
     monkeypatch.setattr(fake_gpu, "allocate", lambda *args, **kwargs: pytest.fail("memory was allocated"))
     tracemalloc.start()
     try:
@@ -411,7 +411,7 @@ def test_the_lean_runtime_runs_plans_and_builds_none(fake_gpu: FakeGpu, deploy_g
     with pytest.raises(EngineError, match="tensorrt-lean builds none") as caught:
         TensorRtLeanEngine(deploy_graph())
     assert "the engine tensorrt" in caught.value.fix
-    with pytest.raises(EngineError, match="holds graphs and no plan"):
+    with pytest.raises(EngineError, match="carries no engine for the lean runtime"):
         TensorRtLeanEngine.open(Bundle.open(bundle_path))
     assert fake_gpu.counts["build"] == 0
 
