@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,18 +97,15 @@ def run_checks(bundle: Bundle | None, seconds: float) -> Iterator[Outcome]:
         return
     frames = golden_frames(bundle, _frame_hw(bundle)).frames
     for flavour in flavours:
-        chosen = _run(f"{flavour}: builds_tests_and_chooses", _builder(bundle, flavour))
+        build = partial(gpu_checks.builds_tests_and_chooses, bundle, flavour)
+        chosen = _run(f"{flavour}: {build.func.__name__}", build)
         yield chosen
         if chosen.figures is None:
             continue
         subject = gpu_checks.Subject(bundle, flavour, chosen.figures["chosen"], frames)
         for engine_check in gpu_checks.ENGINE_CHECKS:
-            yield _run(f"{flavour}: {engine_check.__name__}", lambda check=engine_check, on=subject: check(on))
+            yield _run(f"{flavour}: {engine_check.__name__}", partial(engine_check, subject))
     yield _run("latency", lambda: measure(bundle, frame_hw=_frame_hw(bundle), seconds=seconds).to_dict())
-
-
-def _builder(bundle: Bundle, flavour: str) -> Callable[[], dict[str, Any]]:
-    return lambda: gpu_checks.builds_tests_and_chooses(bundle, flavour)
 
 
 def _frame_hw(bundle: Bundle) -> tuple[int, int]:
