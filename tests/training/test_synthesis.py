@@ -55,8 +55,8 @@ def test_fields_of_any_size(size_hw: tuple[int, int]) -> None:
     assert np.abs(field).max() <= 1.5
 
 
-def defects_named(*names: str) -> Defects:
-    images = good_images(5)
+def defects_named(*names: str, size_hw: tuple[int, int] = (64, 96)) -> Defects:
+    images = good_images(5, size_hw)
     return create_defects(names, images[1:], SelfTextures(images))
 
 
@@ -81,11 +81,12 @@ def test_the_mask_is_where_pixels_change(name: str) -> None:
 
 @pytest.mark.parametrize("name", DEFECTS)
 def test_defects_stay_on_the_foreground(name: str) -> None:
-    image = good_images(1)[0]
-    foreground = np.zeros(image.shape[:2], bool)
-    foreground[16:48, 30:60] = True
-    foreground[16:30, 30:40] = False
-    drawn = [defects_named(name)(image, np.random.default_rng(s), foreground) for s in range(40)]
+    size_hw = (192, 288)  # patches are so small on a small image that few of them show
+    image, defects = good_images(1, size_hw)[0], defects_named(name, size_hw=size_hw)
+    foreground = np.zeros(size_hw, bool)
+    foreground[48:144, 90:180] = True
+    foreground[48:90, 90:120] = False
+    drawn = [defects(image, np.random.default_rng(s), foreground) for s in range(40)]
     for corrupted, mask in drawn:
         assert np.array_equal(corrupted[~foreground], image[~foreground])
         assert not (mask & ~foreground).any()

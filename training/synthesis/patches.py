@@ -29,7 +29,10 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class PatchDefects:
-    """Draws (corrupted image, mask) for a good image, from patches of `images` (network images of good parts)."""
+    """Draws (corrupted image, mask) for a good image, from patches of `images` (network images of good parts).
+
+    A foreground counts for both ends of a patch, as if the object lay alike in all images.
+    """
 
     images: Sequence[Image]
 
@@ -65,13 +68,22 @@ def _with_patch(image: Image, source: Image, foreground: Mask | None, rng: np.ra
 def _place(
     size: Sequence[int], foreground: Mask | None, image: Image, rng: np.random.Generator
 ) -> tuple[slice, slice] | None:
-    """Rows and columns of a window of `size` that lies on the object well enough."""
-    for _ in range(_ATTEMPTS):
-        top, left = (int(rng.integers(0, side - s + 1)) for s, side in zip(size, image.shape[:2], strict=True))
-        window = slice(top, top + size[0]), slice(left, left + size[1])
-        if foreground is None or foreground[window].mean() >= LEAST_ON_OBJECT:
+    """Rows and columns of a window of `size`; on the object, well enough, where there is a foreground."""
+    sides = image.shape[:2]
+    if foreground is None:
+        return _window([int(rng.integers(side)) for side in sides], size, sides)
+    pixels = np.argwhere(foreground)
+    for _ in range(_ATTEMPTS if len(pixels) else 0):
+        window = _window(pixels[int(rng.integers(len(pixels)))], size, sides)
+        if foreground[window].mean() >= LEAST_ON_OBJECT:
             return window
     return None
+
+
+def _window(centre: Sequence[int], size: Sequence[int], sides: Sequence[int]) -> tuple[slice, slice]:
+    """Around `centre`, pushed inside the image."""
+    starts = [int(np.clip(c - s // 2, 0, side - s)) for c, s, side in zip(centre, size, sides, strict=True)]
+    return slice(starts[0], starts[0] + size[0]), slice(starts[1], starts[1] + size[1])
 
 
 def _cloned(image: Image, patch: Image, allowed: Mask, place: tuple[slice, slice], mode: int) -> Image:
