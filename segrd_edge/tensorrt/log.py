@@ -76,7 +76,8 @@ def recording(trt: Any) -> Iterator[tuple[Any, Log]]:
             _open.remove(log)
 
 
-_lock = threading.Lock()
+# Re-entrant: while a line is kept, Python may collect garbage, and an engine that goes then logs in the same thread.
+_lock = threading.RLock()
 _open: list[Log] = []
 _loggers: dict[str, Any] = {}
 
