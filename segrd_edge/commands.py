@@ -21,6 +21,7 @@ ENTRIES: dict[str, Entry] = {
     "segrd-train": Entry("training.cli:train", "segrd-train photos/bottle --out runs/bottle --minutes 10", "train"),
     "segrd-eval": Entry("training.cli:evaluate", "segrd-eval runs/bottle photos/bottle --json", "train"),
     "segrd-export": Entry("export.cli:command", "segrd-export runs/bottle --int8 --out bottle.segrd", "export"),
+    "segrd-build": Entry("build_cli:command", "segrd-build bottle.segrd --precision auto", None),
     "segrd-inspect": Entry("inspect_cli:command", "segrd-inspect bottle.segrd frames/ --out results/", None),
     "segrd-bench": Entry("benchmarks.cli:command", "segrd-bench bottle.segrd --frame 1224x1024", None),
     "segrd-doctor": Entry("doctor:command", "segrd-doctor --json", None),
@@ -37,6 +38,10 @@ def evaluate() -> NoReturn:
 
 def export() -> NoReturn:
     _run("segrd-export")
+
+
+def build() -> NoReturn:
+    _run("segrd-build")
 
 
 def inspect() -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import weakref
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ..bundle import Bundle
     from ..manifest import Precision
     from ..tensorrt.progress import Progress
+
+_logger = logging.getLogger("segrd_edge")
 
 
 class TensorRtEngine(Engine):
@@ -91,6 +94,7 @@ class TensorRtEngine(Engine):
 
         with cuda.open_device(options.device).current():  # the builder times kernels on the GPU that is current
             choice = prepare(bundle, precision, flavour=cls.name, options=options, progress=progress)
+        _logger.info("%s runs %s", cls.name, choice.reason)
         return choice.engine, choice.precision
 
     @classmethod

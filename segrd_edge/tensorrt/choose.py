@@ -125,7 +125,6 @@ def prepare(
         choice = _remembered(setup, name, key, fallback) or _decide(setup, wanted, fallback)
         if choice.was_decided:
             setup.cache.decisions.write(name, key, facts=_to_record(choice))
-    _logger.info("%s: %s", flavour, choice.reason)
     return choice
 
 
