@@ -25,7 +25,7 @@ from segrd_edge.training.evaluate import Evaluation, evaluation_photos
 from segrd_edge.training.run import Run
 
 from .deploy import build_deploy_graph
-from .golden import golden_outputs
+from .golden import differences, golden_outputs
 from .graphs import ExportGraph, Said, build_graphs
 from .judge import Judgement, judge
 from .onnx import export_core
@@ -109,7 +109,8 @@ def export_bundle(
 
     said(f"writing {out}")
     expected = golden_outputs(graphs, golden, run.preprocess)
-    facts = {p: GraphFacts(g, parity if p == "fp32" else _moved(expected, p), judgements[p]) for p, g in graphs.items()}
+    parities = {p: differences(graphs, expected, p, run.preprocess) for p in graphs if p != "fp32"}
+    facts = {p: GraphFacts(graph, parities.get(p, parity), judgements[p]) for p, graph in graphs.items()}
     manifest = build_manifest(run, out.stem, facts, calibration, len(golden))
     members = {graph_file(p): graph.model.SerializeToString() for p, graph in graphs.items()}
     write_bundle(out, manifest, {**members, GOLDEN_FILE: _npz(expected)})
@@ -181,12 +182,6 @@ def _choose(run: Run, photographs: _Photographs, count: int, stream: int = 0) ->
         seed=run.config.seed + stream,
         textures=textures if textures and Path(textures).is_dir() else None,
     )
-
-
-def _moved(golden: dict[str, npt.NDArray[Any]], precision: Precision) -> dict[str, float]:
-    """Largest absolute differences of a graph's outputs from the float32 graph's, which parity has tied to torch."""
-    outputs = ("map", "score")
-    return {name: float(np.abs(golden[f"{name}_{precision}"] - golden[f"{name}_fp32"]).max()) for name in outputs}
 
 
 def _npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:

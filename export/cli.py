@@ -40,16 +40,23 @@ def command(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Items that the TensorRT graphs take at once, one per camera.")] = 1,
+    lean: Annotated[
+        bool,
+        typer.Option("--lean", help="Put a TensorRT engine into the bundle, for PCs with the lean runtime alone."),
+    ] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write an HTML report beside it.")] = True,
     json: Annotated[bool, json_option] = False,
 ) -> None:
     """Export a trained detector as one deployable file, with INT8 calibration and a report."""
     from segrd_edge.training.run import Run
 
+    from .build import build_here, check_lean
     from .bundle import export_bundle
     from .target import Target
 
     target = Target.choose(engine, None if frame is None else parse_frame_size(frame), batch)
+    if lean:
+        check_lean(target)
     loaded = Run.load(run)
     result = export_bundle(
         loaded,
@@ -67,28 +74,32 @@ def command(
 
         console.print(f"writing {page}", markup=False)
         write_report(page, loaded, result)
-    _show(result, page, as_json=json)
+    built = target.is_tensorrt and build_here(result.path, target, lean=lean, as_json=json)
+    _show(result, page, built=built, as_json=json)
 
 
-def _show(result: ExportResult, page: Path | None, *, as_json: bool) -> None:
+def _show(result: ExportResult, page: Path | None, *, built: bool, as_json: bool) -> None:
     rows = {precision: _figures(result, precision) for precision in result.graph_bytes}
-    table = new_table(str(result.path), "precision", "takes", "size, MB", "max |Δ|", "threshold", *_METRICS)
+    names = [name.replace("_", " ") for name in _METRICS]
+    table = new_table(str(result.path), "precision", "size, MB", "max |Δscore|", "threshold", *names)
     for precision, row in rows.items():
-        parity = f"map {row['parity']['map']:.1e}, score {row['parity']['score']:.1e}"
         metrics = ["–" if row[name] is None else f"{row[name]:.4f}" for name in _METRICS]
-        size = f"{row['size_mb']:.1f}"
-        table.add_row(precision, _takes(row), size, parity, f"{row['threshold']:.4f}", *metrics)
+        figures = f"{row['size_mb']:.1f}", f"{row['parity']['score']:.1e}", f"{row['threshold']:.4f}"
+        table.add_row(precision, *figures, *metrics)
     print_table(table, as_json=as_json)
-    console.print("max |Δ|: fp32 from torch, the others from fp32, on the golden images")
+    console.print("max |Δscore|: of fp32 from torch, of the others from fp32, on the golden images")
     if as_json:
         decision = result.calibration.decision if result.calibration else None
-        emit_json({"bundle": str(result.path), "report": str(page) if page else None, "int8": decision, "graphs": rows})
-
-
-def _takes(row: dict[str, Any]) -> str:
-    """What one run of a graph takes."""
-    frames = "image" if row["frame_hw"] is None else "{1}×{0}".format(*row["frame_hw"])
-    return frames if row["batch"] == 1 else f"{row['batch']} × {frames}"
+        emit_json(
+            {
+                "bundle": str(result.path),
+                "report": str(page) if page else None,
+                "int8": decision,
+                "engine": result.target.engine,
+                "engines_built": built,
+                "graphs": rows,
+            }
+        )
 
 
 def _figures(result: ExportResult, precision: Any) -> dict[str, Any]:

@@ -45,6 +45,29 @@ def golden_outputs(
     return arrays
 
 
+def differences(
+    graphs: Mapping[Precision, ExportGraph],
+    golden: Mapping[str, npt.NDArray[Any]],
+    precision: Precision,
+    preprocess: Preprocess,
+) -> dict[str, float]:
+    """Largest absolute differences of a graph's golden outputs from the fp32 graph's, which parity has tied to torch.
+
+    Both see the same pixels: for a graph that takes frames, float32 is given the processor's resize of these, which
+    golden images that were enlarged and shrunk again are not.
+    """
+    scores, maps = golden["score_fp32"], golden["map_fp32"]
+    frame_hw = graphs[precision].frame_hw
+    if frame_hw is not None:
+        resized = [preprocess.resize(golden_frame(image, preprocess, frame_hw)) for image in golden["images"]]
+        outputs = [output for (output,) in _run(graphs["fp32"].model, resized)]
+        scores, maps = np.array([o.score for o in outputs]), np.stack([o.anomaly_map for o in outputs])
+    return {
+        "map": float(np.abs(golden[f"map_{precision}"] - maps).max()),
+        "score": float(np.abs(golden[f"score_{precision}"] - scores).max()),
+    }
+
+
 def _run(model: onnx.ModelProto, items: Sequence[Image]) -> list[list[EngineOutput]]:
     """What each item gives at every place of a batch, with the others beside it."""
     engine = engines.create("onnxruntime", model.SerializeToString())

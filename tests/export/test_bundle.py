@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,11 +17,14 @@ import torch
 
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
+from segrd_edge.engines import create
 from segrd_edge.errors import ExportError, OptionError, TrainingError
 from segrd_edge.export import bundle as station
 from segrd_edge.export.bundle import ExportResult, export_bundle
+from segrd_edge.export.target import Target
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
+from segrd_edge.selftest import self_test
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.data import file_sha256
 from segrd_edge.training.predict import predict
@@ -29,6 +33,7 @@ from segrd_edge.training.train import train
 
 from ..conftest import write_photos
 
+FRAME_HW = (90, 120)
 OPTIONS = {"head_width": 32, "head_fusion_kernel": 1}
 
 
@@ -63,14 +68,17 @@ def one_core() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def result(run: Run, one_core: None, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
-    return export_bundle(run, tmp_path_factory.mktemp("out") / "part.segrd", calibration_images=8, int8_scope="head")
+    """Everything that a bundle can hold."""
+    out = tmp_path_factory.mktemp("out") / "part.segrd"
+    target = Target("tensorrt", FRAME_HW, 2)
+    return export_bundle(run, out, calibration_images=8, int8_scope="head", target=target)
 
 
 def test_the_bundle_opens_and_says_what_happened(run: Run, result: ExportResult) -> None:
     bundle = Bundle.open(result.path)
     manifest = bundle.manifest
     assert manifest == result.manifest
-    assert set(manifest.graphs) == {"fp32", "int8"}
+    assert set(manifest.graphs) == {"fp32", "int8", "fp16", "mixed"}
     assert result.calibration is not None
     assert manifest.default_precision == ("int8" if result.calibration.is_safe else "fp32")
     assert manifest.product == "part"
@@ -118,11 +126,42 @@ def test_fp32_scores_are_those_of_torch(run: Run, result: ExportResult) -> None:
 def test_golden_images_hold_in_the_detector(result: ExportResult) -> None:
     golden = Bundle.open(result.path).golden()
     assert golden["images"].shape == (4, 64, 64, 3)
-    assert set(golden) == {"images", "score_fp32", "map_fp32", "score_int8", "map_int8"}
+    precisions = ("fp32", "int8", "fp16", "mixed")
+    assert set(golden) == {"images", *(f"{kind}_{precision}" for kind in ("score", "map") for precision in precisions)}
     for engine in ("onnxruntime", "openvino"):
         for precision in ("fp32", "int8"):
             with Detector(result.path, engine=engine, precision=precision) as detector:
                 assert detector.self_test().frames == 4
+
+
+def test_the_graphs_for_tensorrt_take_two_frames_at_once_and_hold_too(run: Run, result: ExportResult) -> None:
+    bundle = Bundle.open(result.path)
+    for precision, record in bundle.manifest.graphs.items():
+        is_half = precision in ("fp16", "mixed")
+        assert (record.batch, record.frame_hw) == ((2, FRAME_HW) if is_half else (1, None))
+        assert ("deploy.normalise" in {left.node for left in record.kept_fp32}) == is_half
+        assert (record.drift is None) == (precision == "fp32")
+    for precision in ("fp16", "mixed"):
+        engine = create("onnxruntime", bundle.graph(precision))
+        assert (engine.takes_frames, engine.input_hw, engine.batch) == (True, FRAME_HW, 2)
+        assert self_test(engine, bundle, precision).frames == 4  # type: ignore[arg-type]  # a precision
+        engine.close()
+    fp16, fp32 = bundle.manifest.graphs["fp16"], bundle.manifest.graphs["fp32"]
+    assert fp16.parity is not None
+    assert 0 < fp16.parity["score"] < 1e-2
+    assert fp16.threshold.value == pytest.approx(fp32.threshold.value, abs=1e-2)
+    assert result.graph_bytes["fp16"] < result.graph_bytes["fp32"]
+
+
+def test_what_does_not_fit_the_run_is_refused_at_once(run: Run, tmp_path: Path) -> None:
+    cropped = replace(run, config=replace(run.config, preprocess=Preprocess((64, 64), crop_xywh=(0, 0, 80, 80))))
+    with pytest.raises(OptionError, match="--frame 100x70"):
+        export_bundle(
+            cropped,
+            tmp_path / "x.segrd",
+            target=Target("tensorrt", (70, 100)),
+            said=lambda line: pytest.fail("work was done"),
+        )
 
 
 def test_fp32_only_without_evaluation(run: Run, tmp_path: Path) -> None:
@@ -167,9 +206,29 @@ def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], m
 
     monkeypatch.setattr(Run, "load", lambda folder: run)  # the one whose core is there already
     out = tmp_path / "part.segrd"
-    command(run.folder, out, int8=False, report=False, json=True)
+    command(run.folder, out, int8=False, report=False, engine="cpu", json=True)
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["bundle"] == str(out)
     assert set(figures["graphs"]) == {"fp32"}
     assert figures["graphs"]["fp32"]["threshold"] == Bundle.open(out).manifest.graphs["fp32"].threshold.value
     assert figures["int8"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frame": "2448", "engine": "tensorrt"}, "--frame 2448"),
+        ({"frame": "2448x2048", "engine": "cpu"}, "--frame 2448x2048 for the engine cpu"),
+        ({"batch": 4, "engine": "cpu"}, "--batch 4 for the engine cpu"),
+        ({"batch": 0, "engine": "tensorrt"}, "--batch 0"),
+        ({"engine": "openvino"}, "unknown engine 'openvino'"),
+        ({"lean": True, "engine": "tensorrt-rtx"}, "--lean for the engine tensorrt-rtx"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_the_run_is_read(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    from segrd_edge.export.cli import command
+
+    with pytest.raises(OptionError, match=message):
+        command(tmp_path / "no run", **options)

@@ -21,7 +21,7 @@ from segrd_edge.calibration.session import run_engine
 from segrd_edge.errors import ExportError
 from segrd_edge.export import graphs as station
 from segrd_edge.export.fp16_plan import largest_activations
-from segrd_edge.export.golden import golden_outputs
+from segrd_edge.export.golden import differences, golden_outputs
 from segrd_edge.export.graphs import build_graphs
 from segrd_edge.export.target import CPU, Target
 from segrd_edge.preprocess import Preprocess
@@ -153,6 +153,18 @@ def test_golden_outputs_are_those_of_the_graphs_as_they_are_shipped(
             for output in engine.run_batch([item] * engine.batch):
                 assert output.score == pytest.approx(golden[f"score_{precision}"][number], abs=1e-3)
                 np.testing.assert_allclose(output.anomaly_map, golden[f"map_{precision}"][number], atol=5e-3)
+
+
+def test_differences_are_between_graphs_that_see_the_same_pixels(
+    model: onnx.ModelProto, frames: Any, images: list[Image]
+) -> None:
+    graphs, _ = build_graphs(model, PREPROCESS, Target("tensorrt", FRAME_HW), frames, int8=True)
+    golden = golden_outputs(graphs, images[:2], PREPROCESS)
+    found = differences(graphs, golden, "fp16", PREPROCESS)
+    blurred = np.abs(golden["map_fp16"] - golden["map_fp32"]).max()  # by enlarging and shrinking
+    assert 0 < found["score"] < found["map"] < 5e-3 < blurred
+    plain = differences(graphs, golden, "int8", PREPROCESS)
+    assert plain["score"] == np.abs(golden["score_int8"] - golden["score_fp32"]).max()
 
 
 def test_items_that_see_each_other_are_not_shipped(model: onnx.ModelProto, frames: Any, images: list[Image]) -> None:
