@@ -109,8 +109,9 @@ def export_bundle(
 
     said(f"writing {out}")
     expected = golden_outputs(graphs, golden, run.preprocess)
-    parities = {p: differences(graphs, expected, p, run.preprocess) for p in graphs if p != "fp32"}
-    facts = {p: GraphFacts(graph, parities.get(p, parity), judgements[p]) for p, graph in graphs.items()}
+    # Of fp32 from torch, of the others from fp32.
+    parities = {p: parity if p == "fp32" else differences(graphs, expected, p, run.preprocess) for p in graphs}
+    facts = {p: GraphFacts(graph, parities[p], judgements[p]) for p, graph in graphs.items()}
     manifest = build_manifest(run, out.stem, facts, calibration, len(golden))
     members = {graph_file(p): graph.model.SerializeToString() for p, graph in graphs.items()}
     write_bundle(out, manifest, {**members, GOLDEN_FILE: _npz(expected)})
