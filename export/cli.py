@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from segrd_edge.console import console, emit_json, json_option, new_table, parse_frame_size, print_table
+from segrd_edge.console import FOUND, OK, console, emit_json, json_option, new_table, parse_frame_size, print_table
 
 if TYPE_CHECKING:
     from .bundle import ExportResult
+    from .verify import Verdict
 
 _METRICS = ("image_auroc", "pixel_ap", "aupro")
 
@@ -44,19 +46,27 @@ def command(
         bool,
         typer.Option("--lean", help="Put a TensorRT engine into the bundle, for PCs with the lean runtime alone."),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare the TensorRT engines with ONNX Runtime, tensor by tensor, on this GPU."),
+    ] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write an HTML report beside it.")] = True,
     json: Annotated[bool, json_option] = False,
-) -> None:
-    """Export a trained detector as one deployable file, with INT8 calibration and a report."""
+) -> int:
+    """Export a trained detector as one deployable file, with INT8 calibration and a report. Exit code 1: with --verify,
+    a tensor departs."""
     from segrd_edge.training.run import Run
 
     from .build import build_here, check_lean
     from .bundle import export_bundle
     from .target import Target
+    from .verify import check_verify, verify_and_show
 
     target = Target.choose(engine, None if frame is None else parse_frame_size(frame), batch)
     if lean:
         check_lean(target)
+    if verify:
+        check_verify(target.engine)
     loaded = Run.load(run)
     result = export_bundle(
         loaded,
@@ -75,10 +85,12 @@ def command(
         console.print(f"writing {page}", markup=False)
         write_report(page, loaded, result)
     built = target.is_tensorrt and build_here(result.path, target, lean=lean, as_json=json)
-    _show(result, page, built=built, as_json=json)
+    verdicts = verify_and_show(result.path, target.engine, as_json=json) if verify else []
+    _show(result, page, verdicts, built=built, as_json=json)
+    return OK if all(verdict.passed for verdict in verdicts) else FOUND
 
 
-def _show(result: ExportResult, page: Path | None, *, built: bool, as_json: bool) -> None:
+def _show(result: ExportResult, page: Path | None, verdicts: Sequence[Verdict], *, built: bool, as_json: bool) -> None:
     rows = {precision: _figures(result, precision) for precision in result.graph_bytes}
     names = [name.replace("_", " ") for name in _METRICS]
     table = new_table(str(result.path), "precision", "size, MB", "max |Δscore|", "threshold", *names)
@@ -97,6 +109,7 @@ def _show(result: ExportResult, page: Path | None, *, built: bool, as_json: bool
                 "int8": decision,
                 "engine": result.target.engine,
                 "engines_built": built,
+                "verified": {verdict.precision: verdict.passed for verdict in verdicts},
                 "graphs": rows,
             }
         )

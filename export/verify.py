@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,16 @@ import onnx
 from rich.markup import escape
 from rich.table import Table
 
+from segrd_edge.build_cli import show_progress
 from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.graph import expose
-from segrd_edge.console import new_table
+from segrd_edge.console import console, new_table, print_table, results
 from segrd_edge.cuda import open_device
-from segrd_edge.errors import ExportError
+from segrd_edge.errors import EngineError, ExportError, OptionError
 from segrd_edge.manifest import Precision
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.selftest import golden_frame
+from segrd_edge.tensorrt import requirements
 from segrd_edge.tensorrt.build import build
 from segrd_edge.tensorrt.choose import candidates
 from segrd_edge.tensorrt.progress import Progress
@@ -178,6 +181,34 @@ def verify(bundle: Bundle, flavour: str, *, device: int = 0, progress: Progress 
     return verdicts
 
 
+def check_verify(engine: str) -> None:
+    """Refuse what could not be verified, before minutes of work.
+
+    Raises:
+        OptionError: an engine that is not TensorRT's.
+        EngineError: this machine cannot build or run it.
+    """
+    if engine not in ("tensorrt", "tensorrt-rtx"):
+        raise OptionError(
+            f"--verify for the engine {engine}",
+            expected="TensorRT's engines, which are compared with ONNX Runtime",
+            fix="add --engine tensorrt, or leave --verify out",
+        )
+    lack = requirements.lack(engine)
+    if lack is not None:
+        raise EngineError(f"--verify needs a GPU that runs {engine}: {lack.what}", fix=lack.fix)
+
+
+def verify_and_show(bundle: Path, flavour: str, *, as_json: bool = False) -> list[Verdict]:
+    """`verify` for a bundle's file, with progress on stderr, then a table and a sentence for each graph."""
+    with show_progress() as progress:
+        verdicts = verify(Bundle.open(bundle), flavour, progress=progress)
+    for verdict in verdicts:
+        print_table(table(verdict), as_json=as_json)
+        (console if as_json else results).print(verdict.sentence, markup=False, soft_wrap=True)
+    return verdicts
+
+
 def compare(
     model: onnx.ModelProto, runners: Sequence[Any], feed: Feed, precision: Precision, least_snr_db: float | None = None
 ) -> Verdict:
@@ -192,14 +223,15 @@ def compare(
     limit = LEAST_SNR_DB[precision] if least_snr_db is None else least_snr_db
     # Its own report is not what a line engineer reads, and infinities are told in ours.
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(all="ignore"):
-        results = Comparator.run(list(runners), data_loader=[dict(feed)])
+        outputs = Comparator.run(list(runners), data_loader=[dict(feed)])
         # The second gives figures only: no difference is larger than infinity.
         functions = [SnrCompareFunc(limit), SimpleCompareFunc(atol=np.inf, check_error_stat="max")]
-        noise, sizes = Comparator.compare_accuracy(results, compare_func=functions)
+        noise, sizes = Comparator.compare_accuracy(outputs, compare_func=functions)
     names = [runner.name for runner in runners]
     pair = (names[0], names[1])
     made_by = {output: node for node in model.graph.node for output in node.output}
-    wanted = [output for output in made_by if output in {o.name for o in model.graph.output}]
+    given = {output.name for output in model.graph.output}
+    wanted = [name for name in made_by if name in given]
     if missing := [name for name in wanted if not hasattr(noise[pair][0].get(name), "snr")]:
         raise ExportError(
             f"{names[1]} does not give {', '.join(missing)} as {names[0]} does",

@@ -12,12 +12,16 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from typer.testing import CliRunner
 
 from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.graph import expose
-from segrd_edge.errors import EngineError, ExportError
+from segrd_edge.console import build_app
+from segrd_edge.errors import EngineError, ExportError, OptionError
 from segrd_edge.export import verify
+from segrd_edge.export.cli import command
 from segrd_edge.export.verify import compare, golden_feed, inner_tensors, reference_runner
+from segrd_edge.tensorrt import driver
 
 from ..calibration.conftest import images, model  # noqa: F401  (fixtures)
 from ..fakes.machine import FakeGpu, Outputs
@@ -151,6 +155,36 @@ def test_an_engine_that_cannot_be_built_is_our_error(
     fake_gpu.faults.build = "no tactics"
     with pytest.raises(EngineError, match="no tactics"):
         verify.verify(Bundle.open(make_bundle(tmp_path / "part.segrd")), "tensorrt")
+
+
+def test_each_graph_gets_a_table_and_a_sentence(
+    fake_gpu: FakeGpu, make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verify.verify_and_show(make_bundle(tmp_path / "part.segrd"), "tensorrt")
+    shown = capsys.readouterr().out
+    assert "fp32: tensorrt agrees with onnxruntime" in " ".join(shown.split())
+    assert "int8: tensorrt agrees with onnxruntime" in " ".join(shown.split())
+    assert "anomaly_map" in shown
+
+
+def test_what_cannot_be_verified_is_refused_at_once(fake_gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    verify.check_verify("tensorrt")
+    with pytest.raises(OptionError, match="--verify for the engine cpu"):
+        verify.check_verify("cpu")
+
+    def no_driver(index: int = 0) -> driver.Gpu:
+        raise EngineError("no NVIDIA driver", fix="install it")
+
+    monkeypatch.setattr(driver, "gpu", no_driver)
+    with pytest.raises(EngineError, match="--verify needs a GPU that runs tensorrt: no NVIDIA driver"):
+        verify.check_verify("tensorrt")
+
+
+def test_the_command_refuses_before_it_exports(tmp_path: Path) -> None:
+    app = build_app(command, name="segrd-export", example="segrd-export runs/bottle")
+    done = CliRunner().invoke(app, [str(tmp_path / "no run"), "--verify", "--engine", "cpu"])
+    assert done.exit_code == 2
+    assert "error: --verify for the engine cpu" in done.stderr
 
 
 def test_frames_and_batches_get_what_they_take(
