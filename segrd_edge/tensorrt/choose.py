@@ -83,7 +83,7 @@ def candidates(manifest: Manifest) -> Candidates:
         return Candidates(floating, None, "the bundle has no INT8 graph")
     if floating is None:
         return Candidates(None, int8, "the bundle has no float graph")
-    if manifest.default_precision not in _INT8:
+    if manifest.default_precision not in _INT8 or graphs[int8].is_safe is False:
         return Candidates(floating, None, "the bundle's INT8 did not pass the accuracy gate when it was exported")
     return Candidates(floating, int8, "")
 
@@ -110,11 +110,12 @@ def prepare(
         fallback: with "auto", go on with the other candidate where one cannot be built or fails its self-test.
 
     Raises:
-        EngineError: no TensorRT, driver or GPU; or no engine could be built that passes its self-test.
+        EngineError: no TensorRT, pycuda, driver or GPU; or no engine could be built that passes its self-test.
         OptionError: the bundle has no such precision, or the flavour has not such a build option.
         BundleError: the bundle is damaged.
     """
     setup = Setup(bundle, flavour, options, build_options or BuildOptions(), cache or EngineCache(), progress)
+    setup.require()
     if precision != "auto":
         prepared = prepare_one(setup, bundle.precision(precision))
         return _choice(prepared, f"{prepared.precision}: asked for", (_candidate(prepared),), was_decided=True)

@@ -10,6 +10,7 @@ could change its answers (driver, TensorRT, GPU, graph, build options) makes it 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -28,6 +29,7 @@ from .cache import CachedEngine, EngineCache
 from .progress import Progress
 
 TESTING = "Self-test on the golden images"
+_LACK_OF_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|GPU memory", re.IGNORECASE)
 _logger = logging.getLogger("segrd_edge")
 
 
@@ -46,6 +48,17 @@ class Setup:
     def runtime(self) -> str:
         """The flavour that runs the engine: of version-compatible ones the lean runtime."""
         return "tensorrt-lean" if self.build_options.version_compatible else self.flavour
+
+    def require(self) -> None:
+        """Ask for all that a build needs of the machine. What is missing is no fault of an engine, and no reason to try
+        another precision.
+
+        Raises:
+            EngineError: no TensorRT, pycuda, driver or GPU.
+        """
+        for flavour in dict.fromkeys([self.flavour, self.runtime]):
+            requirements.require(flavour, self.options.device)
+        open_device(self.options.device)
 
 
 @dataclass(frozen=True)
@@ -68,17 +81,14 @@ class Prepared:
 
 
 def prepare_one(setup: Setup, precision: Precision) -> Prepared:
-    """The engine of one graph of the bundle.
+    """The engine of one graph of the bundle, on a machine that has what `Setup.require` asks for.
 
     Raises:
-        EngineError: no TensorRT, driver or GPU; or the engine cannot be built or loaded; or it failed its self-test and
-            was discarded.
+        EngineError: the engine cannot be built or loaded; or it failed its self-test and was discarded.
         OptionError: a build option that the flavour does not have.
         BundleError: the bundle is damaged.
     """
     graph = setup.bundle.graph(precision)
-    for flavour in {setup.flavour, setup.runtime}:
-        requirements.require(flavour, setup.options.device)  # what is missing is no fault of a plan
     progress = _named(setup.progress, precision)
 
     device = setup.options.device
@@ -93,6 +103,8 @@ def prepare_one(setup: Setup, precision: Precision) -> Prepared:
     try:
         engine = _load(setup, cached)
     except EngineError as error:
+        if _LACK_OF_MEMORY.search(error.what):  # which another program has, at this moment
+            raise
         setup.cache.discard(cached.key)
         if cached.was_built:
             raise

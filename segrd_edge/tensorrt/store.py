@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError
+from ..files import PART_SUFFIX, replacing
 
 _RECORD_VERSION = 1
 _RECORD_SUFFIX = ".json"
-_PART_SUFFIX = ".part"
 _PART_AGE_S = 24 * 3600  # an unfinished file this old belongs to a process that was killed
 
 
@@ -78,7 +77,7 @@ class Store:
             self.remove(name)
             self.prepare()
             if self._suffix is not None:
-                _write_atomically(self._content_path(name), content)
+                _replace(self._content_path(name), content)
             self._seal(name, record)
         return record
 
@@ -115,7 +114,7 @@ class Store:
 
     def remove_unfinished(self) -> None:
         """Remove what killed processes left half written."""
-        for path in self.folder.glob(f".*{_PART_SUFFIX}"):
+        for path in self.folder.glob(f".*{PART_SUFFIX}"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _PART_AGE_S:
                     path.unlink()
@@ -139,7 +138,7 @@ class Store:
 
     def _seal(self, name: str, record: Mapping[str, Any]) -> None:
         sealed = {**record, "record_sha256": sha256(canonical(record))}
-        _write_atomically(self._record_path(name), json.dumps(sealed, indent=1).encode())
+        _replace(self._record_path(name), json.dumps(sealed, indent=1).encode())
 
     def _unsealed(self, name: str) -> dict[str, Any] | None:
         """The record, or None where there is none, it was changed, or it is of another format."""
@@ -179,13 +178,6 @@ def as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART_SUFFIX)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+def _replace(path: Path, content: bytes) -> None:
+    with replacing(path) as file:
+        file.write(content)

@@ -19,6 +19,7 @@ from segrd_edge.tensorrt import choose, timing
 from segrd_edge.tensorrt.build import BuildOptions
 from segrd_edge.tensorrt.choose import Choice, candidates, prepare
 
+from ..fakes.gpu import install
 from ..fakes.machine import FakeGpu, Outputs
 
 
@@ -88,6 +89,19 @@ def test_what_is_in_question(
     assert bool(reason) == bool(found.reason)
 
 
+@pytest.mark.parametrize(
+    ("is_safe", "wanted"), [(True, ["fp16", "mixed"]), (False, ["fp16"]), (None, ["fp16", "mixed"])]
+)
+def test_mixed_has_to_pass_too(
+    is_safe: bool | None, wanted: list[str], manifest_fields: Callable[..., dict[str, Any]]
+) -> None:
+    fields = manifest_fields()
+    graph = fields["graphs"]["fp32"]
+    fields["graphs"] |= {name: {**graph, "file": f"graphs/{name}.onnx"} for name in ("fp16", "mixed")}
+    fields["graphs"]["mixed"]["is_safe"] = is_safe
+    assert list(candidates(Manifest(**fields))) == wanted
+
+
 def test_the_faster_one_is_taken(fake_gpu: FakeGpu, take: Callable[..., Choice]) -> None:
     fake_gpu.run_ms.update(fp32=2.6, int8=1.9)
     choice = take()
@@ -153,6 +167,16 @@ def test_where_nothing_works_every_reason_is_given(fake_gpu: FakeGpu, bundle: Bu
     assert "fp32: tensorrt 11.4.0.106 cannot build" in caught.value.what
     assert "int8: tensorrt 11.4.0.106 cannot build" in caught.value.what
     assert not list((cache_folder() / "decisions").glob("*.json"))
+
+
+def test_what_the_machine_lacks_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundle: Bundle, fake_gpu: FakeGpu
+) -> None:
+    install(monkeypatch, pycuda=False)
+    with pytest.raises(EngineError) as caught:
+        prepare(bundle)
+    assert "pycuda" in caught.value.what
+    assert "no engine of this bundle" not in caught.value.what
 
 
 def test_a_decision_is_kept(fake_gpu: FakeGpu, take: Callable[..., Choice]) -> None:

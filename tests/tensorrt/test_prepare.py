@@ -140,6 +140,19 @@ def test_a_plan_that_never_loads_is_not_built_for_ever(fake_gpu: FakeGpu, bundle
     assert records() == []
 
 
+def test_lack_of_memory_costs_no_engine(fake_gpu: FakeGpu, bundle: Bundle) -> None:
+    open_engine(bundle)
+    fake_gpu.faults.deserialise = "Cuda Runtime (out of memory)"
+    with pytest.raises(EngineError, match="out of memory"):
+        open_engine(bundle)
+    fake_gpu.faults.deserialise = ""
+    assert not open_engine(bundle).candidates[0].was_built
+    fake_gpu.memory_bytes = 1000
+    with pytest.raises(EngineError, match="bytes for a tensor"):
+        open_engine(bundle)
+    assert fake_gpu.counts["build"] == 1
+
+
 def test_progress_says_of_which_engine_it_is(fake_gpu: FakeGpu, bundle: Bundle) -> None:
     events: list[tuple[str, int, int]] = []
     open_engine(bundle, progress=lambda *event: events.append(event))
