@@ -60,7 +60,7 @@ class Calibration:
     @property
     def is_safe(self) -> bool:
         """Whether the chosen scope stays within the limits; where it does not, INT8 should not be the default."""
-        return _is_small(self.drift)
+        return is_small(self.drift)
 
     @property
     def decision(self) -> str:
@@ -105,7 +105,7 @@ def calibrate(
         plan = everything.only(*SCOPES[name], reason=_reason(name, trials))
         quantised = quantise(equalised, ranges, plan)
         trials[name] = measure_drift(observed.outputs, list(run_engine(engine, quantised, images)))
-        if _is_small(trials[name]):
+        if is_small(trials[name]):
             break
     return Calibration(
         model=quantised,
@@ -148,5 +148,6 @@ def _figures(trials: dict[str, Drift]) -> str:
     return f"{tried}; limits {SCORE_DRIFT_LIMIT} and {MAP_COSINE_LIMIT}"
 
 
-def _is_small(drift: Drift) -> bool:
+def is_small(drift: Drift) -> bool:
+    """Whether an INT8 graph, also one with float16 beside it, stays close enough to float to be used by itself."""
     return drift.score_mean <= SCORE_DRIFT_LIMIT and drift.map_cosine_mean >= MAP_COSINE_LIMIT

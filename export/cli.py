@@ -24,7 +24,7 @@ def command(
         bool, typer.Option("--int8/--no-int8", help="Add an INT8 graph; the default where it stays close to fp32.")
     ] = True,
     data: Annotated[Path | None, typer.Option(help="Where the run's photographs are now.")] = None,
-    calibration_images: Annotated[int, typer.Option(help="Frames that set the INT8 scales.")] = 64,
+    calibration_images: Annotated[int, typer.Option(help="Frames that set the INT8 scales and bound float16.")] = 64,
     int8_scope: Annotated[str, typer.Option(help="What INT8 covers: auto, all, no-fine, no-decoder or head.")] = "auto",
     engine: Annotated[
         str,

@@ -11,13 +11,13 @@ decide on float16, and the float results that every other precision is compared 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from segrd_edge.calibration.calibrate import Calibration, Scope, calibrate
+from segrd_edge.calibration.calibrate import Calibration, Scope, calibrate, is_small
 from segrd_edge.calibration.drift import Drift, measure_drift
 from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.ranges import observe
@@ -47,7 +47,13 @@ class ExportGraph:
     batch: int = 1
     frame_hw: tuple[int, int] | None = None  # of the frames that `model` takes; None: network images
     drift: Drift | None = None  # from fp32 on the calibration frames
+    has_int8: bool = False
     kept_fp32: Mapping[str, str] = field(default_factory=dict)  # beside float16: node → why it keeps float32
+
+    @property
+    def is_safe(self) -> bool | None:
+        """Whether INT8 stays within calibration's limits; None where there is none of it."""
+        return is_small(self.drift) if self.has_int8 and self.drift is not None else None
 
 
 def build_graphs(
@@ -83,7 +89,7 @@ def build_graphs(
         said(f"calibrating INT8 on {len(images)} frames")
         calibration = calibrate(float_graph, chosen, scope=scope, also=also)
         said(calibration.decision)
-        graphs["int8"] = _for_processor(calibration.model, calibration.drift)
+        graphs["int8"] = replace(_for_processor(calibration.model), drift=calibration.drift, has_int8=True)
         seen = _Seen(images, calibration.largest, calibration.reference)
     else:
         said(f"observing activations on {len(images)} frames")
@@ -94,7 +100,8 @@ def build_graphs(
         if calibration is not None:
             sources["mixed"] = calibration.model
         for precision, source in sources.items():
-            graphs[precision] = _for_tensorrt(source, preprocess, target, seen)
+            made = _for_tensorrt(source, preprocess, target, seen)
+            graphs[precision] = replace(made, has_int8=precision == "mixed")
             said(f"{precision}: {_summary(graphs[precision])}")
     return graphs, calibration
 
@@ -108,8 +115,8 @@ class _Seen:
     reference: Sequence[EngineOutput]  # of the float graph
 
 
-def _for_processor(model: onnx.ModelProto, drift: Drift | None = None) -> ExportGraph:
-    return ExportGraph(model, judged=model, engine="auto", alone=model, drift=drift)
+def _for_processor(model: onnx.ModelProto) -> ExportGraph:
+    return ExportGraph(model, judged=model, engine="auto", alone=model)
 
 
 def _for_tensorrt(model: onnx.ModelProto, preprocess: Preprocess, target: Target, seen: _Seen) -> ExportGraph:
@@ -145,4 +152,5 @@ def _given(half: onnx.ModelProto, preprocess: Preprocess, target: Target, batch:
 def _summary(graph: ExportGraph) -> str:
     frames = "network images" if graph.frame_hw is None else "frames of {1}×{0}".format(*graph.frame_hw)
     kept = f"{len(graph.kept_fp32)} nodes keep float32"
-    return f"{graph.batch} × {frames} at once; {kept}; {graph.drift} from fp32"
+    unsafe = "; INT8 moves the results too far, so TensorRT takes fp16" if graph.is_safe is False else ""
+    return f"{graph.batch} × {frames} at once; {kept}; {graph.drift} from fp32{unsafe}"

@@ -93,6 +93,7 @@ def _graph(precision: Precision, facts: GraphFacts) -> dict[str, Any]:
         "frame_hw": graph.frame_hw,
         "parity": facts.parity,
         "drift": None if graph.drift is None else graph.drift.to_dict(),
+        "is_safe": graph.is_safe,
         "kept_fp32": _left(graph.kept_fp32),
         "threshold": facts.judgement.threshold.to_dict(),
         "metrics": None if evaluation is None else evaluation.to_dict(),

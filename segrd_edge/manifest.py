@@ -113,6 +113,11 @@ class GraphRecord(Record):
     drift: dict[str, float] | None = Field(
         default=None, description="differences from fp32 on the calibration frames, as calibration.drift.Drift has them"
     )
+    is_safe: bool | None = Field(
+        default=None,
+        description="of a graph with INT8: whether `drift` keeps within calibration's limits, so that a runtime may "
+        "choose it by itself",
+    )
     kept_fp32: list[LeftFloat] = Field(
         default=[], description="of a graph with float16 layers, the floating-point nodes that keep float32, and why"
     )
@@ -183,7 +188,7 @@ class Manifest(Record):
     default_precision: Precision = Field(
         description="the graph for the engines of a processor, fp32 or, where calibration passed its limits, int8. "
         "TensorRT chooses between fp16 and mixed on the device, by its self-test and by time, and takes INT8 into "
-        "account only where this is int8"
+        "account only where this is int8 and the graph in question is safe"
     )
     calibration: CalibrationRecord | None = Field(default=None, description="present when there is an INT8 graph")
     golden: GoldenRecord
