@@ -1,8 +1,9 @@
 """Every code block of README.md and docs/ runs, in the order in which a reader meets it.
 
 Blocks marked `bash` and `python` run in one sandbox that starts with photographs of a part. Only the budget is
-smaller: a few steps of a small network. Lines that call make are parsed by make, and not run. Blocks marked `text`
-are pictures of something.
+smaller: a few steps of a small network. Lines that call make are parsed by make, and not run. Blocks marked `console`
+belong to a machine with a GPU: of their lines `$ segrd-…` the options are looked up. Blocks marked `text` are pictures
+of something.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,8 @@ import torch
 from .conftest import write_photos
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "docs/your-own-photographs.md", "docs/threshold.md", "docs/embedding.md", "docs/bundle-format.md"]
+GUIDES = ("your-own-photographs", "threshold", "embedding", "latency", "tensorrt", "jetson", "bundle-format")
+PAGES = ["README.md", *(f"docs/{name}.md" for name in GUIDES)]
 SMALL = "--steps 4 --batch 4 --size 64 --option head_width=16"  # instead of minutes
 ALLOWED = {"segrd-inspect": (0, 1)}  # 1 says that defects were found
 
@@ -79,6 +82,9 @@ def test_block_runs(block: Block, sandbox: Path) -> None:
         script.write_text(block.text, encoding="utf-8")
         run(sandbox, f"{sys.executable} block.py")
         return
+    if block.language == "console":
+        check_options(block)
+        return
     assert block.language == "bash", f"a block of language {block.language!r} is not tested"
     for line in block.text.replace("\\\n", " ").splitlines():
         command = line.partition("  #")[0].strip()
@@ -92,6 +98,29 @@ def test_block_runs(block: Block, sandbox: Path) -> None:
             continue  # installation is what CI does before it runs this
         elif command:
             run(sandbox, command)
+
+
+def check_options(block: Block) -> None:
+    for line in block.text.splitlines():
+        program, *words = line.removeprefix("$ ").partition("  #")[0].split()
+        assert line.startswith("$ "), f"a line of {block} is no command: {line}"
+        options = [word for word in words if word.startswith("--")]
+        if program.startswith("segrd-"):
+            known = help_of(program)
+            assert not [option for option in options if option not in known], line
+
+
+@cache
+def help_of(program: str) -> set[str]:
+    """Every option that a program's --help names."""
+    command = [str(Path(sys.executable).parent / program), "--help"]
+    environment = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return set(re.findall(r"--[a-z][\w-]*", done.stdout))
+
+
+def test_every_guide_is_tested() -> None:
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} == set(GUIDES)
 
 
 def test_links_lead_somewhere() -> None:
