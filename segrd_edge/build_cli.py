@@ -97,7 +97,9 @@ def choose_flavour(engine: str, device: int = 0) -> str:
             return flavour
         lacks[flavour] = lack
     nearest = next((lack for lack in lacks.values() if lack.can_be_installed), next(iter(lacks.values())))
-    reasons = dict.fromkeys(f"{name}: {lack.what}" for name, lack in lacks.items())
+    if len({lack.what for lack in lacks.values()}) == 1:
+        raise EngineError(f"no TensorRT works here: {nearest.what}", fix=nearest.fix)
+    reasons = [f"{name}: {lack.what}" for name, lack in lacks.items()]
     raise EngineError("\n  ".join(["no TensorRT works here", *reasons]), fix=nearest.fix)
 
 
