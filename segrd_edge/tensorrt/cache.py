@@ -66,11 +66,16 @@ class Key:
         Raises:
             EngineError: the flavour is missing, or needs a GPU and there is none.
         """
+        return cls.of_sha256(sha256(graph), options, flavour, device)
+
+    @classmethod
+    def of_sha256(cls, graph_sha256: str, options: BuildOptions, flavour: str, device: int = 0) -> Key:
+        """`of`, for a graph of which the checksum is known."""
         if library.flavour_named(flavour).builds_without_gpu:
             gpu = driver.gpu_or_none() if device == 0 else driver.gpu(device)
         else:
             gpu = driver.gpu(device)
-        return cls(**machine_fields(flavour, gpu), graph_sha256=sha256(graph), options=options.to_dict())
+        return cls(**machine_fields(flavour, gpu), graph_sha256=graph_sha256, options=options.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

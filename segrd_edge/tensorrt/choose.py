@@ -130,14 +130,13 @@ def prepare(
 
 
 def _decision_key(setup: Setup, wanted: Candidates) -> dict[str, Any]:
-    keys = {
-        name: Key.of(setup.bundle.graph(name), setup.build_options, setup.flavour, setup.options.device)
-        for name in wanted
-    }
+    sums, graphs = setup.bundle.sha256, setup.bundle.manifest.graphs
+    graph_sums = {name: sums[graphs[name].file] for name in wanted}
+    key = Key.of_sha256("", setup.build_options, setup.flavour, setup.options.device)
     return {
-        "machine": next(iter(keys.values())).machine,
+        "machine": key.machine,
         "build_options": setup.build_options.to_dict(),
-        "graphs": {name: key.graph_sha256 for name, key in keys.items()},
+        "graphs": graph_sums,
         "golden_sha256": setup.bundle.sha256[setup.bundle.manifest.golden.file],
         "memory": setup.options.memory,
         "cuda_graph": setup.options.cuda_graph,
