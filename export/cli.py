@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .bundle import ExportResult
     from .verify import Verdict
 
-_METRICS = ("image_auroc", "pixel_ap", "aupro")
+_METRICS = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP", "aupro": "AU-PRO"}  # name → heading
 
 
 def command(
@@ -92,8 +92,8 @@ def command(
 
 def _show(result: ExportResult, page: Path | None, verdicts: Sequence[Verdict], *, built: bool, as_json: bool) -> None:
     rows = {precision: _figures(result, precision) for precision in result.graph_bytes}
-    names = [name.replace("_", " ") for name in _METRICS]
-    table = new_table(str(result.path), "precision", "size, MB", "max |Δscore|", "threshold", *names)
+    headings = ("size, MB", "max |Δscore|", "threshold", *_METRICS.values())
+    table = new_table(str(result.path), "precision", *headings)
     for precision, row in rows.items():
         metrics = ["–" if row[name] is None else f"{row[name]:.4f}" for name in _METRICS]
         figures = f"{row['size_mb']:.1f}", f"{row['parity']['score']:.1e}", f"{row['threshold']:.4f}"
