@@ -84,35 +84,36 @@ def command(
 
         console.print(f"writing {page}", markup=False)
         write_report(page, loaded, result)
+    _show(result, as_json=json)
     built = target.is_tensorrt and build_here(result.path, target, lean=lean, as_json=json)
     verdicts = verify_and_show(result.path, target.engine, as_json=json) if verify else []
-    _show(result, page, verdicts, built=built, as_json=json)
+    if json:
+        emit_json(_as_json(result, page, verdicts, built=built))
     return OK if all(verdict.passed for verdict in verdicts) else FOUND
 
 
-def _show(result: ExportResult, page: Path | None, verdicts: Sequence[Verdict], *, built: bool, as_json: bool) -> None:
-    rows = {precision: _figures(result, precision) for precision in result.graph_bytes}
+def _show(result: ExportResult, *, as_json: bool) -> None:
     headings = ("size, MB", "max |Δscore|", "threshold", *_METRICS.values())
     table = new_table(str(result.path), "precision", *headings)
-    for precision, row in rows.items():
+    for precision in result.graph_bytes:
+        row = _figures(result, precision)
         metrics = ["–" if row[name] is None else f"{row[name]:.4f}" for name in _METRICS]
         figures = f"{row['size_mb']:.1f}", f"{row['parity']['score']:.1e}", f"{row['threshold']:.4f}"
         table.add_row(precision, *figures, *metrics)
     print_table(table, as_json=as_json)
     console.print("max |Δscore|: of fp32 from torch, of the others from fp32, on the golden images")
-    if as_json:
-        decision = result.calibration.decision if result.calibration else None
-        emit_json(
-            {
-                "bundle": str(result.path),
-                "report": str(page) if page else None,
-                "int8": decision,
-                "engine": result.target.engine,
-                "engines_built": built,
-                "verified": {verdict.precision: verdict.passed for verdict in verdicts},
-                "graphs": rows,
-            }
-        )
+
+
+def _as_json(result: ExportResult, page: Path | None, verdicts: Sequence[Verdict], *, built: bool) -> dict[str, Any]:
+    return {
+        "bundle": str(result.path),
+        "report": str(page) if page else None,
+        "int8": result.calibration.decision if result.calibration else None,
+        "engine": result.target.engine,
+        "engines_built": built,
+        "verified": {verdict.precision: verdict.passed for verdict in verdicts},
+        "graphs": {precision: _figures(result, precision) for precision in result.graph_bytes},
+    }
 
 
 def _figures(result: ExportResult, precision: Any) -> dict[str, Any]:
