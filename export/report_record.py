@@ -13,7 +13,7 @@ from typing import Any
 from segrd_edge import machine
 from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.calibrate import MAP_COSINE_LIMIT, SCORE_DRIFT_LIMIT, Calibration
-from segrd_edge.manifest import CalibrationRecord, LeftFloat, Manifest
+from segrd_edge.manifest import CalibrationRecord, GraphRecord, LeftFloat, Manifest
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.run import Run, RunConfig
 
@@ -79,20 +79,32 @@ def _by_reason(nodes: Iterable[LeftFloat]) -> dict[str, list[str]]:
     return reasons
 
 
-def float16_section(manifest: Manifest) -> list[dict[str, Any]]:
-    """Of every graph with float16 layers: what it takes, how far it is from fp32, what keeps float32 and why."""
-    return [
-        {
-            "precision": name,
-            "takes": plural(graph.batch, "network image" if graph.frame_hw is None else "frame")
-            + (f" of {size(graph.frame_hw)}" if graph.frame_hw else ""),
-            "score_mean": number(graph.drift["score_mean"]), "score_max": number(graph.drift["score_max"]),
-            "cosine_mean": number(graph.drift["map_cosine_mean"]), "cosine_min": number(graph.drift["map_cosine_min"]),
-            "count": len(graph.kept_fp32), "reasons": _by_reason(graph.kept_fp32),
-        }
-        for name, graph in manifest.graphs.items()
-        if graph.kept_fp32 and graph.drift
-    ]  # fmt: skip
+def float16_section(manifest: Manifest) -> dict[str, Any]:
+    """Of the graphs with float16 layers: what each takes and how far it is from fp32; what keeps float32 and why."""
+    graphs = {name: graph for name, graph in manifest.graphs.items() if graph.kept_fp32 and graph.drift}
+    kept: list[tuple[list[str], dict[str, list[str]]]] = []  # names of the graphs that keep the same nodes
+    for name, graph in graphs.items():
+        reasons = _by_reason(graph.kept_fp32)
+        same = next((names for names, known in kept if known == reasons), None)
+        if same is None:
+            kept.append(([name], reasons))
+        else:
+            same.append(name)
+    return {
+        "graphs": [_float16_row(name, graph) for name, graph in graphs.items()],
+        "unsafe": [name for name, graph in graphs.items() if graph.is_safe is False],
+        "kept": [(" and ".join(names), sum(map(len, reasons.values())), reasons) for names, reasons in kept],
+    }
+
+
+def _float16_row(name: str, graph: GraphRecord) -> dict[str, Any]:
+    item = "network image" if graph.frame_hw is None else "frame"
+    drift = graph.drift or {}
+    return {
+        "precision": name,
+        "takes": plural(graph.batch, item) + (f" of {size(graph.frame_hw)}" if graph.frame_hw else ""),
+        "figures": [number(drift.get(n)) for n in ("score_mean", "score_max", "map_cosine_mean", "map_cosine_min")],
+    }
 
 
 def _trials(calibration: Calibration) -> list[dict[str, Any]]:
@@ -166,7 +178,7 @@ def _target_options(target: Target) -> Iterable[str]:
 def _train_options(run: Run) -> Iterable[str]:
     """Options of segrd-train that differ from what it does without them, and those whose default depends on others."""
     config = run.config
-    for name in ("model", "backbone", "teacher", "textures", "rotation", "held_out", "seed"):
+    for name in ("model", "backbone", "teacher", "defects", "textures", "rotation", "held_out", "seed"):
         if (value := getattr(config, name)) != _DEFAULTS[name]:
             yield f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
     for name in ("minutes", "steps"):

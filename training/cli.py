@@ -23,13 +23,16 @@ METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "iap", "iap90", "f
 def train(
     photos: Annotated[Path, typer.Argument(help="Photographs of good parts: MVTec AD layout or a plain folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the run to write.")],
-    model: Annotated[str, typer.Option(help="Model to train.")] = "destseg",
+    model: Annotated[str, typer.Option(help="Model to train: destseg, rd, rdpp or segrdpp.")] = "destseg",
     minutes: Annotated[float | None, typer.Option(help="Train for so many minutes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps (published: 5000).")] = None,
     teacher: Annotated[
         str, typer.Option(help="edge (shipped), imagenet (downloaded), or a state dict's path.")
     ] = "edge",
     backbone: Annotated[str, typer.Option(help="resnet18, resnet34 or wide_resnet50_2.")] = "resnet18",
+    defects: Annotated[
+        str | None, typer.Option(help="Synthetic defects: perlin, nsa, simplex, or several with commas between.")
+    ] = None,
     textures: Annotated[
         Path | None, typer.Option(help="Texture folder for synthetic defects; default: the images.")
     ] = None,
@@ -74,6 +77,7 @@ def train(
             backbone=backbone,
             options=parse_options(option or []),
             teacher=teacher,
+            defects=defects,
             textures=str(textures) if textures else None,
             foreground=foreground,
             rotation=one_of("--rotation", rotation, ("none", "small", "full")),

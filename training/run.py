@@ -36,6 +36,7 @@ class RunConfig:
     backbone: str = "resnet18"
     options: dict[str, Any] = field(default_factory=dict)  # of the model's constructor; its defaults are published
     teacher: str = "edge"  # name or path, see training.teacher
+    defects: str | None = None  # names of training.synthesis, with commas between; None takes the model's own
     textures: str | None = None  # folder for synthetic defects; None cuts them from the training images
     foreground: bool = True  # keep synthetic defects on the object where the background is plain
     rotation: str = "none"  # "none", "small" (±5°) or "full" (quarter turns and ±5°)

@@ -21,11 +21,11 @@ from segrd_edge.frames import read_frame
 
 from .data import Photo, PhotoFolder, check, file_sha256, scan
 from .fit import Budget, Fit, Listener, Position, StepReport
-from .models import AnomalyModel
+from .models import AnomalyModel, own_defects
 from .predict import predict
 from .run import Run, RunConfig, create_model, write_json
 from .samples import GoodImages, Rotation, TrainingSamples
-from .synthesis import PerlinDefects, SelfTextures, TextureFolder, Textures
+from .synthesis import SelfTextures, TextureFolder, Textures, create_defects
 from .teacher import apply_weights, load_teacher
 from .threshold import choose_threshold
 
@@ -142,7 +142,9 @@ def create_samples(config: RunConfig, photos: Sequence[Photo]) -> TrainingSample
     """The stream of training samples of a config."""
     good = GoodImages.load(photos, config.preprocess, foreground=config.foreground)
     textures: Textures = TextureFolder(config.textures) if config.textures else SelfTextures(good.images)
-    return TrainingSamples(good, PerlinDefects(textures), config.seed, cast("Rotation", config.rotation))
+    names = config.defects.split(",") if config.defects else own_defects(config.model)
+    defects = create_defects(names, good.images, textures)
+    return TrainingSamples(good, defects, config.seed, cast("Rotation", config.rotation))
 
 
 def _open_run(config: RunConfig, out: Path, resume: bool) -> RunConfig:

@@ -17,6 +17,8 @@ from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import shrink_or_grow
 from segrd_edge.training import cli
 from segrd_edge.training.data import read_mask
+from segrd_edge.training.models import MODELS
+from segrd_edge.training.run import Run
 
 SMALL = ["--steps", "3", "--batch", "4", "--size", "64", "--option", "head_width=16"]
 
@@ -44,6 +46,28 @@ def test_train_then_evaluate(photos: Path, tmp_path: Path) -> None:
     for metric in cli.METRICS:
         assert 0 <= values[metric] <= 1  # type: ignore[operator]
     assert (values["images_good"], values["images_defect"], values["images_with_mask"]) == (4, 4, 4)
+
+
+def test_the_synthetic_defects_are_the_models_own_or_those_asked_for(photos: Path, tmp_path: Path) -> None:
+    def first_defects(name: str, *options: str) -> np.ndarray:
+        small = ["--steps", "1", "--batch", "2", "--size", "64", "--model", "rdpp", *options]
+        trained = run("segrd-train", photos, "--out", tmp_path / name, *small)
+        assert trained.exit_code == 0, trained.output
+        pictures = (cv2.imread(str(path)) for path in sorted((tmp_path / name / "synthetic").iterdir()))
+        return np.array([picture[:, 64:128] for picture in pictures])  # of clean, corrupted and mask
+
+    own = first_defects("a")
+    assert np.array_equal(own, first_defects("b", "--defects", "simplex"))
+    assert not np.array_equal(own, first_defects("c", "--defects", "nsa,perlin"))
+    assert json.loads((tmp_path / "c/config.json").read_text())["defects"] == "nsa,perlin"
+    assert Run.load(tmp_path / "c").map_spec.activation == "clip"
+    wrong = run("segrd-train", photos, "--out", tmp_path / "d", "--defects", "smudge", "--steps", "1")
+    assert isinstance(wrong.exception, OptionError) or "unknown synthetic defects 'smudge'" in wrong.output
+
+
+def test_the_help_names_every_model() -> None:
+    text = " ".join(run("segrd-train", "--help").output.split())
+    assert [name for name in MODELS if name not in text] == []
 
 
 def test_a_crop_trains_evaluates_and_says_what_it_leaves_out(photos: Path, tmp_path: Path) -> None:

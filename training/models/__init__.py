@@ -12,7 +12,7 @@ Its parts are named as `training.parts` says, because calibration's scopes go by
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -20,10 +20,14 @@ from segrd_edge.errors import OptionError
 from segrd_edge.mapspec import MapSpec
 
 from ..phases import Phase
+from .adps import ADPS
 from .destseg import DeSTSeg
+from .nferd import NFERD
+from .rbd import ReconstructionDistillation
 from .rd import RD
 from .rdpp import RDPlusPlus
 from .segrdpp import SegRDPlusPlus
+from .stfpm import STFPM
 
 
 class AnomalyModel(Protocol):
@@ -42,15 +46,29 @@ MODELS: dict[str, type[nn.Module]] = {
     "rd": RD,
     "rdpp": RDPlusPlus,
     "segrdpp": SegRDPlusPlus,
+    "adps": ADPS,
+    "nferd": NFERD,
+    "rbd": ReconstructionDistillation,
+    "stfpm": STFPM,
 }
+
+
+def own_defects(name: str) -> tuple[str, ...]:
+    """The synthetic defects that a model trains on unless the user chooses others."""
+    return cast("type[AnomalyModel]", _registered(name)).defects
 
 
 def build_model(name: str, **options: Any) -> Any:
     """A model with random weights by its registered name (an `nn.Module` that is an `AnomalyModel`)."""
+    model = _registered(name)
+    try:
+        return model(**options)
+    except TypeError as error:
+        known = [p for p in inspect.signature(model).parameters if p not in ("backbone", "size_hw")]
+        raise OptionError(f"{name}: {error}", expected="model options among " + ", ".join(known)) from error
+
+
+def _registered(name: str) -> type[nn.Module]:
     if name not in MODELS:
         raise OptionError(f"unknown model {name!r}", expected="one of " + ", ".join(MODELS))
-    try:
-        return MODELS[name](**options)
-    except TypeError as error:
-        known = [p for p in inspect.signature(MODELS[name]).parameters if p not in ("backbone", "size_hw")]
-        raise OptionError(f"{name}: {error}", expected="model options among " + ", ".join(known)) from error
+    return MODELS[name]
