@@ -32,13 +32,19 @@ print(json.dumps(found))
 """
 
 
-def cuda_bindings(version: str, names: list[str]) -> tuple[Surface, dict[str, int]]:
-    """Those of the names that a release of cuda.bindings.driver has, and the numbers of its enumerations' members."""
+def cuda_bindings_folder(version: str) -> Path:
+    """A folder for PYTHONPATH with this release of cuda-bindings."""
     folder = CACHE / f"cuda-bindings-{version}-py{sys.version_info.major}{sys.version_info.minor}"
     if not (folder / "whole").exists():
         shutil.rmtree(folder, ignore_errors=True)
         _pip("install", "--no-deps", "--target", str(folder), f"cuda-bindings=={version}", "cuda-pathfinder")
         (folder / "whole").touch()
+    return folder
+
+
+def cuda_bindings(version: str, names: list[str]) -> tuple[Surface, dict[str, int]]:
+    """Those of the names that a release of cuda.bindings.driver has, and the numbers of its enumerations' members."""
+    folder = cuda_bindings_folder(version)
     done = _run([sys.executable, "-c", _ASK], stdin=json.dumps(names), PYTHONPATH=str(folder))
     surface: Surface = {}
     numbers: dict[str, int] = {}
