@@ -114,19 +114,23 @@ def test_float16_layers_and_the_target_are_explained(make: Any, tmp_path: Path) 
     half = result.manifest.graphs["fp32"].model_copy(
         update={"drift": drift, "kept_fp32": kept, "batch": 4, "frame_hw": (2048, 2448)}
     )
-    manifest = result.manifest.model_copy(update={"graphs": {**result.manifest.graphs, "fp16": half}})
+    mixed = half.model_copy(update={"is_safe": False})
+    graphs = {**result.manifest.graphs, "fp16": half, "mixed": mixed}
+    manifest = result.manifest.model_copy(update={"graphs": graphs})
     target = Target("tensorrt", (2048, 2448), 4)
     changed = replace(
         result,
         manifest=manifest,
         target=target,
-        held_out_scores={**result.held_out_scores, "fp16": HELD_OUT["fp32"]},
-        evaluations={**result.evaluations, "fp16": result.evaluations["fp32"]},
+        held_out_scores={**result.held_out_scores, **dict.fromkeys(("fp16", "mixed"), HELD_OUT["fp32"])},
+        evaluations={**result.evaluations, **dict.fromkeys(("fp16", "mixed"), result.evaluations["fp32"])},
     )
     text = Page.of(write_report(tmp_path / "part.html", run, changed)).text
     assert "4 frames of 2448 × 2048" in text
-    assert "fp16: 2 nodes kept in float32, and why" in text
-    assert "head.out, deploy.blur" in text
+    assert "fp16 and mixed: 2 nodes kept in float32, and why" in text  # once, as they are the same
+    assert text.count("head.out, deploy.blur") == 1
+    assert "(default on a processor)" in text
+    assert "TensorRT takes fp16, because mixed moves the results further than the limits allow." in text
     for value in ("0.0012", "0.0034", "0.9987", "0.9876"):
         assert value in text
     assert "--int8 --engine tensorrt --frame 2448x2048 --batch 4 --out" in text
