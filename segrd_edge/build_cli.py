@@ -213,7 +213,7 @@ def _report(
 def _table(bundle: Bundle, flavour: str, choice: Choice) -> Table:
     key = choice.cached.key
     title = f"{bundle.manifest.product} on {key.gpu}: {flavour} {key.version}"
-    columns = ("precision", "built in, s", "plan, MB", "Δ score", "Δ map", "run, ms", "")
+    columns = ("precision", "built in, s", "plan, MB", "Δ score", "Δ map", "INT8 nodes", "run, ms", "")
     table = new_table(title, *columns)
     table.columns[-1].justify = "left"
     for candidate in choice.candidates:
@@ -223,7 +223,7 @@ def _table(bundle: Bundle, flavour: str, choice: Choice) -> Table:
 
 def _row(candidate: Candidate, *, is_chosen: bool) -> list[str]:
     if candidate.error:
-        return [candidate.precision, *("–",) * 5, "[red]discarded[/]"]
+        return [candidate.precision, *("–",) * 6, "[red]discarded[/]"]
     test = candidate.test or {}
     seconds = "–" if candidate.build_seconds is None else f"{candidate.build_seconds:.1f}"
     return [
@@ -231,6 +231,7 @@ def _row(candidate: Candidate, *, is_chosen: bool) -> list[str]:
         seconds if candidate.was_built else f"{seconds} (cached)",
         "–" if candidate.plan_bytes is None else f"{candidate.plan_bytes / 1e6:.1f}",
         *(f"{test[name]:.4f}" if name in test else "–" for name in ("max_score_difference", "max_map_difference")),
+        "–" if candidate.int8_planned is None else f"{candidate.int8_running} of {candidate.int8_planned}",
         "–" if candidate.run_ms is None else f"{candidate.run_ms:.2f}",
         "[green]chosen[/]" if is_chosen else "",
     ]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .. import cuda
 from ..errors import EngineError
 from ..tensorrt import driver, library, requirements
+from ..tensorrt.layers import Layer, parse_information
 from .base import DEFAULT_OPTIONS, Engine, EngineOptions, EngineOutput, Ports
 from .tensorrt_runner import Runner
 
@@ -138,6 +139,14 @@ class TensorRtEngine(Engine):
             EngineError: the engine is closed, or the run failed.
         """
         return self._running.time_ms()
+
+    def layers(self) -> tuple[Layer, ...]:
+        """What the compiler made of the graph's nodes, as the engine inspector tells; empty where it does not.
+
+        Raises:
+            EngineError: the engine is closed, or gives no inspector.
+        """
+        return parse_information(self._running.layer_information())
 
     @property
     def _running(self) -> Runner:

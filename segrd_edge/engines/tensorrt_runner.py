@@ -40,6 +40,7 @@ class Runner:
 
     def __init__(self, content: bytes, flavour: str, options: EngineOptions, *, host_code: bool = False) -> None:
         self._trt = library.load(flavour)
+        self._flavour = flavour
         self._title = f"{flavour} {self._trt.__version__}"
         self._options = options
         self.device = cuda.open_device(options.device)
@@ -124,6 +125,11 @@ class Runner:
         """
         with self.device.current():
             return self._stopwatch.measure_ms(self._stream, self._launch)
+
+    def layer_information(self) -> str:
+        """What the engine inspector knows of the layers; see `plan.layer_information`."""
+        with self.device.current():
+            return plan.layer_information(self._engine, flavour=self._flavour)
 
     def close(self) -> None:
         """Free everything, in order. A second call does nothing."""

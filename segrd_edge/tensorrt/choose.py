@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
@@ -60,6 +60,9 @@ class Candidate:
     was_built: bool = False  # by this call; else it was in the cache
     test: Mapping[str, Any] | None = None  # of its self-test
     run_ms: float | None = None  # where it was timed against another
+    # Of an INT8 graph: nodes that calibration put in INT8, and how many of them the compiler runs so, where it tells.
+    int8_planned: int | None = None
+    int8_running: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,9 @@ def prepare(
     setup.require()
     if precision != "auto":
         prepared = prepare_one(setup, bundle.precision(precision))
-        return _choice(prepared, f"{prepared.precision}: asked for", (_candidate(prepared),), was_decided=True)
+        return _choice(
+            prepared, f"{prepared.precision}: asked for", (_candidate(prepared, bundle.manifest),), was_decided=True
+        )
     wanted = candidates(bundle.manifest)
     key = _decision_key(setup, wanted)
     name = name_of(flavour, key)
@@ -158,11 +163,13 @@ def _remembered(setup: Setup, name: str, key: Mapping[str, Any], fallback: bool)
         _logger.warning("the %s engine is chosen again: %s", record["precision"], error.what)
         setup.cache.decisions.remove(name)
         return None
-    figures = tuple(Candidate(**fields) for fields in record["candidates"])
+    known = {field.name for field in fields(Candidate)}  # another release may have kept other figures
+    figures = tuple(Candidate(**{k: v for k, v in old.items() if k in known}) for old in record["candidates"])
     return _choice(prepared, record["reason"], figures, was_decided=False)
 
 
 def _decide(setup: Setup, wanted: Candidates, fallback: bool) -> Choice:
+    manifest = setup.bundle.manifest
     kept: dict[Precision, Prepared] = {}
     failed: dict[Precision, EngineError] = {}
     try:
@@ -175,12 +182,14 @@ def _decide(setup: Setup, wanted: Candidates, fallback: bool) -> Choice:
         if not kept:
             raise _nothing_left(failed)
         times_ms = _time(setup, kept) if len(kept) == 2 else {}
-        chosen, reason = _choose(setup.bundle.manifest, wanted, kept, failed, times_ms)
+        chosen, reason = _choose(manifest, wanted, kept, failed, times_ms)
     except BaseException:
         _close(kept)
         raise
     figures = tuple(
-        _candidate(kept[name], times_ms.get(name)) if name in kept else Candidate(name, error=failed[name].what)
+        _candidate(kept[name], manifest, times_ms.get(name))
+        if name in kept
+        else Candidate(name, error=failed[name].what)
         for name in wanted
     )
     prepared = kept.pop(chosen)
@@ -265,8 +274,11 @@ def _gate(manifest: Manifest, int8: Precision) -> str:
     return passed if "score_mean" not in drift else f"{passed}: mean score drift {drift['score_mean']:.4f}"
 
 
-def _candidate(prepared: Prepared, run_ms: float | None = None) -> Candidate:
+def _candidate(prepared: Prepared, manifest: Manifest, run_ms: float | None = None) -> Candidate:
     cached = prepared.cached
+    convolutions = cached.record["convolutions"]
+    planned = manifest.calibration.quantised if manifest.calibration and prepared.precision in _INT8 else []
+    tells = bool(planned and convolutions)
     return Candidate(
         prepared.precision,
         plan_bytes=len(cached.plan),
@@ -274,6 +286,8 @@ def _candidate(prepared: Prepared, run_ms: float | None = None) -> Candidate:
         was_built=cached.was_built,
         test=prepared.test,
         run_ms=run_ms,
+        int8_planned=len(planned) if tells else None,
+        int8_running=sum(convolutions.get(node) == "Int8" for node in planned) if tells else None,
     )
 
 

@@ -46,14 +46,17 @@ def deserialise(plan: bytes, *, flavour: str, host_code: bool = False, device: i
     return LoadedPlan(runtime, engine)
 
 
-def layer_information(loaded: LoadedPlan, *, flavour: str) -> str:
-    """What the engine inspector knows of the layers, as TensorRT's JSON. Full only for engines built with `detailed`.
+def layer_information(engine: Any, *, flavour: str) -> str:
+    """What the engine inspector knows of an engine's layers, as TensorRT's JSON; "" where the flavour has no inspector,
+    as the lean runtime. Full only for engines built with `detailed`.
 
     Raises:
         EngineError: the engine gives no inspector.
     """
     trt = library.load(flavour)
-    inspector = loaded.engine.create_engine_inspector()
+    if not hasattr(engine, "create_engine_inspector"):
+        return ""
+    inspector = engine.create_engine_inspector()
     if inspector is None:
         raise EngineError(f"{flavour} {trt.__version__} gives no inspector for this engine")
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))

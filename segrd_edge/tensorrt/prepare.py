@@ -26,6 +26,7 @@ from ..selftest import self_test
 from . import requirements
 from .build import BuildOptions
 from .cache import CachedEngine, EngineCache
+from .layers import convolution_dtypes
 from .progress import Progress
 
 TESTING = "Self-test on the golden images"
@@ -155,7 +156,19 @@ def _tested(
         "no_graph_reason": engine.no_graph_reason,
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    return setup.cache.annotate(cached, self_test=note)
+    return setup.cache.annotate(cached, self_test=note, **_convolutions(engine, cached))
+
+
+def _convolutions(engine: TensorRtEngine, cached: CachedEngine) -> dict[str, Any]:
+    """What the convolutions run in, where the builder did not say so and the engine inspector does."""
+    if cached.record["convolutions"]:
+        return {}
+    try:
+        found = convolution_dtypes(engine.layers())
+    except EngineError as error:  # a fact for people; the engine is as good without it
+        _logger.debug("no layer information: %s", error.what)
+        return {}
+    return {"convolutions": found} if found else {}
 
 
 def _subject(setup: Setup, precision: Precision) -> dict[str, Any]:

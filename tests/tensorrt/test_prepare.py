@@ -17,6 +17,7 @@ from segrd_edge.machine import cache_folder
 from segrd_edge.tensorrt import library
 from segrd_edge.tensorrt.choose import Choice, prepare
 
+from ..fakes import tensorrt as fake_tensorrt
 from ..fakes.machine import FakeGpu, Outputs
 
 GOOD = pytest.approx(0, abs=1e-6)
@@ -72,6 +73,35 @@ def test_why_there_is_no_cuda_graph_is_in_the_record(fake_gpu: FakeGpu, bundle: 
     fake_gpu.faults.replay = wrong
     open_engine(bundle)
     assert "other results than the plain enqueue" in records()[0]["self_test"]["no_graph_reason"]
+
+
+def test_the_inspector_says_what_runs_in_int8(
+    fake_gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test bundle's calibration put one node in INT8, called "unit"."""
+    (figures,) = open_engine(bundle, "int8").candidates
+    assert (figures.int8_planned, figures.int8_running) == (None, None)  # nobody tells
+    (path,) = (cache_folder() / "engines").glob("*.json")
+    path.unlink()
+    tensors = [{"Format/Datatype": "Row major linear Int8 format"}]
+    layer = {"LayerType": "CaskConvolution", "Inputs": tensors, "Metadata": "[ONNX Layer: unit]"}
+    monkeypatch.setattr(
+        fake_tensorrt.EngineInspector, "get_engine_information", lambda *_: json.dumps({"Layers": [layer]})
+    )
+    (figures,) = open_engine(bundle, "int8").candidates
+    assert (figures.int8_planned, figures.int8_running) == (1, 1)
+    assert records()[0]["convolutions"] == {"unit": "Int8"}
+    (figures,) = open_engine(bundle, "fp32").candidates
+    assert figures.int8_planned is None
+
+
+def test_an_engine_without_an_inspector_is_as_good(
+    fake_gpu: FakeGpu, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_tensorrt.ICudaEngine, "create_engine_inspector", lambda self: None)
+    assert open_engine(bundle).candidates[0].test is not None
+    monkeypatch.delattr(fake_tensorrt.ICudaEngine, "create_engine_inspector")
+    assert open_engine(bundle, "int8").candidates[0].test is not None
 
 
 def test_an_engine_that_passed_is_loaded_and_not_tested_again(fake_gpu: FakeGpu, bundle: Bundle) -> None:
