@@ -18,7 +18,9 @@
     prepare       bundle → built, loaded and self-tested engine
     timing        which of several engines is the faster one
     choose        what precision="auto" takes, and why
+    lean          engines that a bundle carries, for machines with the lean runtime alone
     run_once      one run of a plan with whatever outputs it has
+    by_hand       the same by NVIDIA's own tools, as command lines
 
 Nothing here imports TensorRT before it is used, and no module compares version strings: the API is asked what it has.
 """
