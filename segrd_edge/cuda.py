@@ -11,6 +11,7 @@ in whichever thread has it current.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, cast
@@ -61,6 +62,9 @@ class Device:
             self.is_integrated = bool(device.get_attribute(attribute.INTEGRATED))
             self.can_map_memory = bool(device.get_attribute(attribute.CAN_MAP_HOST_MEMORY))
             self._context = device.retain_primary_context()
+        # pycuda releases a primary context wrongly when it is only forgotten. At exit this happens after the engines,
+        # which are made later: the interpreter finalises in reverse.
+        weakref.finalize(self, self._context.detach)
 
     @contextmanager
     def current(self) -> Iterator[None]:

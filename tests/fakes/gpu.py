@@ -56,6 +56,7 @@ def install(
         machine: the other arguments of `FakeGpu`.
     """
     gpu = FakeGpu(integrated=integrated, **machine)
+    gpu.context_stack.clear()  # of this thread, which an earlier test may have left something on
     for fake in (pycuda_driver, cuda_bindings_driver, tensorrt):
         monkeypatch.setattr(fake, "gpu", gpu, raising=False)
     monkeypatch.setattr(pycuda_driver, "_is_initialised", False)

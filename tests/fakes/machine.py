@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +68,8 @@ class FakeGpu:
     with undefined behaviour; it must stay empty.
     """
 
+    contexts: ClassVar[threading.local] = threading.local()  # .stack: those pushed in this thread, of all machines
+
     def __init__(
         self,
         *,
@@ -90,7 +92,6 @@ class FakeGpu:
         self.alive: Counter[str] = Counter()  # objects by kind
         self.lock = threading.RLock()
         self.in_replay = False
-        self.contexts = threading.local()  # .stack: those pushed in this thread
         self.streams: dict[int, Stream] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.executables: dict[int, list[Callable[[], None]]] = {}

@@ -98,11 +98,12 @@ class Context:
     """`push` and `pop` are of the calling thread. Objects remember the context that they were made in."""
 
     def __init__(self) -> None:
-        self._thread = threading.get_ident()
+        self._gpu, self._thread = gpu, threading.get_ident()
+        self._is_valid = True
         gpu.born("context")
 
     def push(self) -> None:
-        gpu.context_stack.append(self)
+        self._gpu.context_stack.append(self)
 
     @staticmethod
     def pop() -> None:
@@ -111,7 +112,14 @@ class Context:
         gpu.context_stack.pop()
 
     def detach(self) -> None:
-        gpu.gone("context")
+        if not self._is_valid:
+            raise LogicError("context::detach failed: invalid device context - cannot detach from invalid context")
+        self._is_valid = False
+        self._gpu.gone("context")
+
+    def __del__(self) -> None:
+        if self._is_valid:
+            self._gpu.misuse.append("a primary context was forgotten, for which pycuda calls cuCtxDetach")
 
 
 class _Owned:
@@ -127,6 +135,8 @@ class _Owned:
         context, self._context = self._context, None
         if context is None:
             return
+        if not context._is_valid:
+            return  # nothing is left to be destroyed, and pycuda says nothing
         if context not in self._gpu.context_stack and context._thread != threading.get_ident():
             self._gpu.misuse.append(f"{type(self).__name__} in out-of-thread context could not be cleaned up")
             return

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +193,36 @@ def test_an_engine_that_nobody_closes_goes_in_order(fake_gpu: FakeGpu, deploy_gr
     order = [kind for kind in fake_gpu.destroyed if kind not in ("host_alloc", "mem_alloc", "event")]
     assert order == ["executable", "execution_context", "engine", "runtime", "stream"]
     assert fake_gpu.leaks() == {}
+
+
+_PROGRAM = """
+import atexit
+import pytest
+
+def last():
+    kinds = [kind for kind in gpu.destroyed if kind not in ("host_alloc", "mem_alloc", "event")]
+    print(*kinds, gpu.misuse, gpu.leaks(), sep=chr(10))
+
+atexit.register(last)  # the first to be registered runs last
+from tests.distance_detector import _deploy_graph
+from tests.fakes.gpu import install
+from segrd_edge.engines.tensorrt import TensorRtEngine
+
+gpu = install(pytest.MonkeyPatch())
+engine = TensorRtEngine(_deploy_graph())
+gpu.destroyed.clear()
+"""
+
+
+def test_at_the_end_of_the_program_everything_goes_in_order(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"SEGRD_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", _PROGRAM]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [
+        *("executable", "execution_context", "engine", "runtime", "stream", "context"),
+        *("[]", "{}"),
+    ], done.stderr
 
 
 def test_maps_outlive_the_engine(fake_gpu: FakeGpu, deploy_graph: Graph) -> None:
