@@ -10,6 +10,7 @@ in whichever thread has it current.
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -241,7 +242,7 @@ class Graph:
         thread_local = self._bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._checked("cuStreamBeginCapture", self._bindings.cuStreamBeginCapture(self._stream, thread_local))
         try:
-            with stream.device.reported("the work cannot be captured"):
+            with stream.device.reported("the work cannot be captured"), _no_garbage_collection():
                 work()
         except BaseException:
             result, graph = self._bindings.cuStreamEndCapture(self._stream)
@@ -255,6 +256,18 @@ class Graph:
         if result != self._bindings.CUresult.CUDA_SUCCESS:
             raise EngineError(f"{function} gives {getattr(result, 'name', result)}", fix=_LOST)
         return values[0] if values else None
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """An engine that nobody closed is freed when garbage is collected, and a capture forbids its thread to free."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def import_pycuda() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -199,6 +200,15 @@ def test_a_graph_that_cannot_be_instantiated(fake_gpu: FakeGpu) -> None:
             cuda.Graph(stream, lambda: None)
         stream.close()
     assert fake_gpu.leaks() == {}
+
+
+def test_garbage_is_not_collected_during_a_capture(fake_gpu: FakeGpu) -> None:
+    device = cuda.open_device()
+    with device.current():
+        stream, found = cuda.Stream(device), []
+        cuda.Graph(stream, lambda: found.append(gc.isenabled())).close()
+    assert found == [False]
+    assert gc.isenabled()
 
 
 def test_other_threads_may_wait_during_a_capture(fake_gpu: FakeGpu) -> None:
