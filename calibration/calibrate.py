@@ -20,9 +20,10 @@ from .ranges import DEFAULT_PERCENTILE, Method, Ranges, observe, to_ranges
 from .session import run_engine
 
 _COARSE_DECODER = ("student.decoder.stage4", "student.decoder.stage3")
-Scope = Literal["auto", "all", "no-fine", "no-decoder", "head"]
+Scope = Literal["auto", "all", "no-fine", "no-decoder", "head", "encoder"]
 
-# Which names each scope quantises, the fastest scope first. INT8 noise of the features passes through the difference of
+# Which names each scope quantises, the fastest scope first. The names are those of `training.parts`, which all models
+# keep to. INT8 noise of the features passes through the difference of
 # teacher and student, and there the fine level is the sensitive one. Mean |Δscore| on trained DeSTSegs (8 minutes, 12
 # calibration frames, OpenVINO): bottle all 0.035, no-fine 0.005, no-decoder 0.020, head 0.008; metal_plate 0.048,
 # 0.017, 0.047, 0.006; ball_screw 0.125, 0.007, 0.011, 0.007. "no-fine" leaves a quarter of the work in float.
@@ -31,7 +32,11 @@ SCOPES: dict[str, tuple[str, ...]] = {
     "no-fine": ("teacher.layer2", "teacher.layer3", "student.encoder.", *_COARSE_DECODER, "head."),
     "no-decoder": ("teacher.", "student.encoder.", "head."),
     "head": ("head.",),
+    "encoder": ("student.encoder.",),
 }
+# The last resort is what has no comparison of teacher and student behind it that is not learned: the head, or without
+# one the way to the bottleneck, behind which the decoder restores.
+_LAST_RESORT = {True: "head", False: "encoder"}
 
 # "auto" takes the first scope that stays within both on the calibration frames. At 0.016 a trained fabric01 lost 0.009
 # image AUROC.
@@ -124,7 +129,7 @@ def _scopes(everything: Plan, wanted: Scope) -> list[str]:
     """The scopes to try, in order."""
     if wanted not in get_args(Scope):
         raise OptionError(f"unknown INT8 scope {wanted!r}", expected="one of " + ", ".join(get_args(Scope)))
-    candidates = list(SCOPES) if wanted == "auto" else [wanted]
+    candidates = _ladder(everything) if wanted == "auto" else [wanted]
     covered = [everything.only(*SCOPES[name]).quantised for name in candidates]
     usable = [name for i, name in enumerate(candidates) if covered[i] and covered[i] not in covered[i + 1 :]]
     if not usable:
@@ -135,6 +140,12 @@ def _scopes(everything: Plan, wanted: Scope) -> list[str]:
             fix="export with another scope, or without INT8",
         )
     return usable
+
+
+def _ladder(everything: Plan) -> list[str]:
+    """The scopes that "auto" tries: all but the last resort of the other kind of model."""
+    has_head = bool(everything.only(*SCOPES["head"]).quantised)
+    return [name for name in SCOPES if name not in _LAST_RESORT.values() or name == _LAST_RESORT[has_head]]
 
 
 def _reason(scope: str, trials: dict[str, Drift]) -> str:

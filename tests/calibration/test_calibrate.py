@@ -80,8 +80,24 @@ def test_the_ladder_goes_from_everything_to_the_head_in_steps(
     assert set(coarse.quantised) == {
         "student.encoder.conv1", "student.encoder.conv2", "student.decoder.stage4.0", "head.fuse",
     }  # fmt: skip
+    encoder = calibrate(renamed, frames, scope="encoder").plan
+    assert set(encoder.quantised) == {"student.encoder.conv1", "student.encoder.conv2"}
     without = calibrate(renamed, frames, scope="no-decoder").plan
     assert set(without.quantised) == {"student.encoder.conv1", "student.encoder.conv2", "head.fuse"}
+
+
+def test_without_a_head_the_ladder_ends_at_the_encoder(
+    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits(monkeypatch, 0, 2)
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    for node in renamed.graph.node:
+        node.name = node.name.replace("stem", "teacher.conv1").replace("block.", "student.encoder.")
+        node.name = node.name.replace("down.", "student.decoder.stage3.").replace("head.", "student.decoder.stage1.")
+    calibration = calibrate(renamed, frames)
+    assert list(calibration.trials) == ["all", "no-fine", "no-decoder", "encoder"]
+    assert set(calibration.plan.quantised) == {"student.encoder.conv1", "student.encoder.conv2"}
 
 
 def test_a_named_scope_is_taken_whatever_its_drift(

@@ -1,0 +1,53 @@
+"""Every registered model from photographs to the Detector: trained, exported, quantised, run.
+
+That TensorRT builds each of them in every precision is `test_tensorrt`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segrd_edge.calibration.check import violations
+from segrd_edge.detector import Detector
+from segrd_edge.export.bundle import export_bundle
+from segrd_edge.frames import read_frame
+from segrd_edge.preprocess import Preprocess
+from segrd_edge.training.models import MODELS
+from segrd_edge.training.predict import predict
+from segrd_edge.training.run import RunConfig
+from segrd_edge.training.train import train
+
+SIZE_HW = (64, 96)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_from_photographs_to_the_detector(name: str, photos: Path, tmp_path: Path) -> None:
+    takes_width = "head_width" in inspect.signature(MODELS[name]).parameters
+    config = RunConfig(
+        data=str(photos),
+        model=name,
+        options={"head_width": 16} if takes_width else {},
+        preprocess=Preprocess(SIZE_HW),
+        steps=3,
+        batch=4,
+    )
+    run = train(config, tmp_path / "run")
+    assert run is not None
+    exported = export_bundle(run, tmp_path / "part.segrd", calibration_images=4, int8_scope="all", evaluate=False)
+    assert exported.calibration is not None
+    assert violations(exported.calibration.model) == []
+    assert len(exported.calibration.plan.quantised) > 0.8 * len(exported.calibration.plan.left_float)
+    frame = read_frame(next(iter((photos / "test/spot").iterdir())))
+    (wanted,) = predict(run.model, run.preprocess, [frame])
+    for precision in ("fp32", "int8"):
+        with Detector(exported.path, precision=precision, engine="onnxruntime") as detector:
+            found = detector.inspect(frame)
+        assert found.anomaly_map.shape == SIZE_HW
+        assert 0 <= found.anomaly_map.min() <= found.anomaly_map.max() <= 1
+        if precision == "fp32":
+            assert np.abs(found.anomaly_map - wanted.anomaly_map).max() < 1e-3
+            assert found.score == pytest.approx(wanted.score, abs=1e-3)
