@@ -312,6 +312,19 @@ def test_without_a_graph_the_plain_enqueue_goes_on(
     assert fake_gpu.leaks() == {}
 
 
+def nothing_but_nan(outputs: Outputs, precision: str) -> None:
+    for values in outputs.values():
+        values[...] = np.nan
+
+
+def test_numbers_that_are_none_are_no_difference(fake_gpu: FakeGpu, deploy_graph: Graph) -> None:
+    """An engine that gives NaN, replayed or not, is for the self-test to refuse. A replay that writes nothing is."""
+    fake_gpu.faults.outputs = nothing_but_nan
+    assert TensorRtEngine(deploy_graph()).uses_cuda_graph
+    replays_write_nothing(fake_gpu)
+    assert "by up to nan" in TensorRtEngine(deploy_graph()).no_graph_reason
+
+
 def test_without_cuda_bindings(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deploy_graph: Graph, caplog: pytest.LogCaptureFixture
 ) -> None:
