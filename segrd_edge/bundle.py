@@ -1,8 +1,8 @@
 """A bundle: the one deployable file (`.segrd`), an ordinary zip whose members are stored, not deflated.
 
     manifest.json        what it is and how the threshold was chosen (segrd_edge.manifest)
-    graphs/fp32.onnx     one deploy graph per precision
-    graphs/int8.onnx
+    graphs/fp32.onnx     one deploy graph per precision: fp32 and int8 for a processor,
+    graphs/int8.onnx     fp16 and mixed for TensorRT, where the export was for it
     golden.npz           network images and the outputs that they must give
     engines/….plan       ready engines for the lean runtime, where `segrd-build --lean` put them (never by itself)
     SHA256SUMS           of every other member; `unzip part.segrd && sha256sum -c SHA256SUMS` checks by hand
@@ -105,7 +105,8 @@ class Bundle:
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
         """Golden images and outputs: `images` uint8 N×h×w×3 BGR; `score_fp32` float32 N and `map_fp32` float32
-        N×h×w, and the same for every other precision, as ONNX Runtime computed them at export."""
+        N×h×w, and the same for every other precision, as ONNX Runtime computed them at export. A graph that takes frames
+        was given `selftest.golden_frame` of the images."""
         member = self.manifest.golden.file
         try:
             with np.load(io.BytesIO(self.read(member)), allow_pickle=False) as arrays:

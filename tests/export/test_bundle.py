@@ -20,11 +20,13 @@ from segrd_edge.detector import Detector
 from segrd_edge.engines import create
 from segrd_edge.errors import ExportError, OptionError, TrainingError
 from segrd_edge.export import bundle as station
+from segrd_edge.export.build import build_here
 from segrd_edge.export.bundle import ExportResult, export_bundle
 from segrd_edge.export.target import Target
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.selftest import self_test
+from segrd_edge.tensorrt import timing
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.data import file_sha256
 from segrd_edge.training.predict import predict
@@ -32,6 +34,7 @@ from segrd_edge.training.run import Run, RunConfig
 from segrd_edge.training.train import train
 
 from ..conftest import write_photos
+from ..fakes.machine import FakeGpu
 
 FRAME_HW = (90, 120)
 OPTIONS = {"head_width": 32, "head_fusion_kernel": 1}
@@ -151,6 +154,30 @@ def test_the_graphs_for_tensorrt_take_two_frames_at_once_and_hold_too(run: Run, 
     assert 0 < fp16.parity["score"] < 1e-2
     assert fp16.threshold.value == pytest.approx(fp32.threshold.value, abs=1e-2)
     assert result.graph_bytes["fp16"] < result.graph_bytes["fp32"]
+
+
+def test_where_there_is_a_gpu_its_engines_are_built_tested_and_run(
+    run: Run,
+    result: ExportResult,
+    fake_gpu: FakeGpu,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the fake GPU, whose engines compute in ONNX Runtime and whose clock needs no long measurement."""
+    monkeypatch.setattr(timing, "_BURST_S", 0)
+    monkeypatch.setattr(timing, "_WARM_UP_S", 0)
+    monkeypatch.setattr(timing, "_ROUNDS", 2)
+    assert build_here(result.path, result.target)
+    printed = capsys.readouterr().out
+    assert "chosen" in printed
+    assert ("mixed" in printed) == bool(result.manifest.graphs["mixed"].is_safe)
+    frame = cv2.resize(read_frame(run.photo_paths("held_out")[0]), FRAME_HW[::-1])
+    with (
+        Detector(result.path, engine="tensorrt") as on_gpu,
+        Detector(result.path, engine="onnxruntime", precision="fp32") as on_cpu,
+    ):
+        assert on_gpu.precision in ("fp16", "mixed")
+        assert on_gpu.inspect(frame).score == pytest.approx(on_cpu.inspect(frame).score, abs=2e-2)
 
 
 def test_what_does_not_fit_the_run_is_refused_at_once(run: Run, tmp_path: Path) -> None:

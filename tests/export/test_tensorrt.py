@@ -40,14 +40,15 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "fp16", "mixed")
 _HARMLESS = " scales to fp32."
 
 
-@lru_cache
+# Each model is a few hundred megabytes of graphs, and its tests follow one another: only the latest is kept.
+@lru_cache(maxsize=1)
 def float_graph(name: str) -> onnx.ModelProto:
     torch.manual_seed(0)
     model = build_model(name, size_hw=SIZE_HW, **OPTIONS.get(name, {})).eval()
     return build_deploy_graph(export_core(model, SIZE_HW), CROPPED, model.map_spec)
 
 
-@lru_cache
+@lru_cache(maxsize=1)
 def int8_graph(name: str) -> tuple[onnx.ModelProto, Plan]:
     model = float_graph(name)
     plan = Plan.of(model)
@@ -56,7 +57,7 @@ def int8_graph(name: str) -> tuple[onnx.ModelProto, Plan]:
     return quantise(levelled, Ranges(dict.fromkeys(tensors_to_calibrate(levelled, plan), 1.0), "max"), plan), plan
 
 
-@lru_cache
+@lru_cache(maxsize=2)
 def half_graph(name: str, precision: Precision) -> tuple[onnx.ModelProto, Fp16Plan]:
     model = float_graph(name) if precision == "fp16" else int8_graph(name)[0]
     plan = Fp16Plan.of(model, dict.fromkeys(tensors_to_observe(model), 1.0))
@@ -78,7 +79,8 @@ def check_kernels(graph: onnx.ModelProto, name: str, precision: Precision) -> No
     assert built.layers[0].input_dtypes == ("UInt8",)
     assert [line for line in built.warnings if not line.endswith(_HARMLESS)] == []
     own = [node for node in wanted if not node.startswith("deploy.")]
-    assert sum(wanted[node] != "Float" for node in own) >= (0 if precision == "fp32" else len(own) - 4)
+    # Three small convolutions per level of NFERD's attention are not worth INT8, elsewhere a few at the ends.
+    assert sum(wanted[node] != "Float" for node in own) >= (0 if precision == "fp32" else 0.8 * len(own))
 
 
 def kernel_dtypes(layers: tuple[Layer, ...]) -> dict[str, str]:
@@ -86,6 +88,17 @@ def kernel_dtypes(layers: tuple[Layer, ...]) -> dict[str, str]:
     # Generated kernels ("kgen") do the element-wise rest of a layer: bias, ReLU, the next layer's Q.
     kernels = sorted((layer for layer in layers if layer.kind != "kgen"), key=lambda layer: layer.kind == CONVOLUTION)
     return {node: layer.input_dtypes[0] for layer in kernels for node in layer.onnx_nodes}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "mixed"])
+@pytest.mark.parametrize("given", ["network image", "batch", "frame"])
+def test_whatever_a_graph_is_given(given: str, precision: Precision) -> None:
+    graph, _ = half_graph("destseg", precision)
+    if given == "batch":
+        graph = with_batch(graph, 3)
+    elif given == "frame":
+        graph = build_frame_graph(graph, Preprocess(SIZE_HW), FRAME_HW)
+    check_kernels(graph, "destseg", precision)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -98,14 +111,3 @@ def test_every_model_in_every_precision(name: str, precision: Precision) -> None
         check_kernels(
             build_frame_graph(with_batch(half_graph(name, precision)[0], 2), CROPPED, FRAME_HW), name, precision
         )
-
-
-@pytest.mark.parametrize("precision", ["fp16", "mixed"])
-@pytest.mark.parametrize("given", ["network image", "batch", "frame"])
-def test_whatever_a_graph_is_given(given: str, precision: Precision) -> None:
-    graph, _ = half_graph("destseg", precision)
-    if given == "batch":
-        graph = with_batch(graph, 3)
-    elif given == "frame":
-        graph = build_frame_graph(graph, Preprocess(SIZE_HW), FRAME_HW)
-    check_kernels(graph, "destseg", precision)
