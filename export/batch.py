@@ -8,8 +8,10 @@ shape constants of Reshape, Expand and Resize. These are rewritten and all shape
 and the order of the nodes stay, and so do the plans of calibration and float16. Exporting the core anew for n images
 gives the same 193 nodes (DeSTSeg) and needs all that twice.
 
-Whether a graph can be batched this way shows in its shapes: every tensor that was 1×… must have become n×…, or the
-graph is refused. That the items do not mix, as in a Softmax across them, `export.golden` shows on images.
+A Reshape may fold other axes into the first one, as for a network that works on the patches of an image: k² patches of
+one item are n·k² of n items, item by item. Whether a graph can be batched this way shows in its shapes: every tensor
+that was m×… must have become n·m×…, or the graph is refused, and so is one that concatenates along the first axis, as
+that would shuffle the items. That they do not mix, as in a Softmax across them, `export.golden` shows on images.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
 
 def _item_shapes(graph: gs.Graph) -> dict[str, list[int]]:
     """Name → shape of every tensor that is computed from an input, the inputs included."""
+    ends = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
     shapes: dict[str, list[int]] = {}
     waiting = list(graph.inputs)
     while waiting:
@@ -61,28 +64,40 @@ def _item_shapes(graph: gs.Graph) -> dict[str, list[int]]:
         if tensor.name in shapes:
             continue
         shapes[tensor.name] = shape = list(tensor.shape or [])
-        if shape[:1] != [1] or not all(isinstance(size, int) for size in shape):
+        if not shape or not all(isinstance(size, int) for size in shape) or (tensor.name in ends and shape[0] != 1):
             raise ExportError(
                 f"{tensor.name} has the shape {shape}, so the graph cannot be given a batch",
-                expected="1×…, fixed, for every tensor that is computed from the input",
-                fix="write that part of the model without folding the batch into other axes, or export with --batch 1",
+                expected="fixed sizes in every tensor, and 1×… in what goes in and comes out",
+                fix="write that part of the model with an axis for the items in front, or export with --batch 1",
+            )
+        if any(_joins_items(reader) for reader in tensor.outputs):
+            raise ExportError(
+                f"{tensor.name} is concatenated along its first axis, so the graph cannot be given a batch",
+                expected="the items of a batch side by side in the first axis, each in one piece",
+                fix="concatenate along another axis, or export with --batch 1",
             )
         waiting += [output for reader in tensor.outputs for output in reader.outputs]
     return shapes
 
 
+def _joins_items(node: gs.Node) -> bool:
+    return node.op == "Concat" and node.attrs["axis"] % len(node.outputs[0].shape) == 0
+
+
 def _for_batch(node: gs.Node, shape: gs.Tensor, batch: int) -> gs.Tensor:
-    """A shape constant of `node` with its first number, where that is 1, replaced by `batch`."""
-    if not isinstance(shape, gs.Constant) or shape.values.size == 0 or shape.values[0] != 1:
+    """A shape constant of `node` with its first number, where that is a size, times `batch`."""
+    if not isinstance(shape, gs.Constant) or shape.values.size == 0 or shape.values[0] < 1:
         return shape
-    return gs.Constant(f"{node.name}.shape", np.array([batch, *shape.values[1:]], shape.values.dtype))
+    first, *others = shape.values
+    return gs.Constant(f"{node.name}.shape", np.array([batch * first, *others], shape.values.dtype))
 
 
 def _check(batched: onnx.ModelProto, shapes: dict[str, list[int]], batch: int) -> None:
     tensors = read_graph(batched).tensors()
     for name, shape in shapes.items():
-        if (became := list(tensors[name].shape or [])) != [batch, *shape[1:]]:
-            raise _error(f"{name} became {became}, not {[batch, *shape[1:]]}", batch)
+        wanted = [batch * shape[0], *shape[1:]]
+        if (became := list(tensors[name].shape or [])) != wanted:
+            raise _error(f"{name} became {became}, not {wanted}", batch)
 
 
 def _error(what: str, batch: int) -> ExportError:

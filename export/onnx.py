@@ -103,9 +103,13 @@ def fold_batch_norms(model: nn.Module, size_hw: tuple[int, int]) -> nn.Module:
 
 
 def multiply_accumulates(model: onnx.ModelProto) -> int:
-    """Multiply-accumulate operations of all convolutions for one image."""
+    """Multiply-accumulate operations of all convolutions, of a graph for one image; its patches all count."""
     convolutions = [node for node in read_graph(model).nodes if node.op == "Conv"]
-    return sum(math.prod(node.outputs[0].shape[2:]) * math.prod(node.inputs[1].shape) for node in convolutions)
+    outputs = [node.outputs[0].shape for node in convolutions]
+    return sum(
+        items * math.prod(size_hw) * math.prod(node.inputs[1].shape)
+        for node, (items, _, *size_hw) in zip(convolutions, outputs, strict=True)
+    )
 
 
 def _widened(norm: Any, channels: int) -> nn.Module:

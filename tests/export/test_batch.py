@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import onnxruntime
 import pytest
 
 from segrd_edge.calibration.check import violations
@@ -105,16 +106,32 @@ def reshaped(shape: list[int]) -> onnx.ModelProto:
     return write_graph(gs.Graph(nodes, [image], [result], opset=OPSET))
 
 
-@pytest.mark.parametrize("shape", [[24, 3], [2, 2, 6, 3], [-1, 6, 3]])
-def test_a_batch_that_is_folded_away_is_refused(shape: list[int]) -> None:
-    with pytest.raises(ExportError, match=r"folded has the shape .* cannot be given a batch"):
-        with_batch(reshaped(shape), 2)
+@pytest.mark.parametrize("shape", [[1, 24, 3], [1, -1], [-1, 72], [0, 24, 3], [24, 3], [2, 2, 6, 3], [-1, 6, 3]])
+def test_reshapes_follow_also_where_they_fold_axes_into_the_first(shape: list[int]) -> None:
+    one, five = reshaped(shape), with_batch(reshaped(shape), 5)
+    first = read_graph(one).tensors()["folded"].shape[0]
+    assert read_graph(five).tensors()["folded"].shape[0] == 5 * first
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), np.uint8)
+    (result,) = onnxruntime.InferenceSession(five.SerializeToString()).run(None, {"image": images})
+    np.testing.assert_array_equal(result, images)
 
 
-@pytest.mark.parametrize("shape", [[1, 24, 3], [1, -1], [-1, 72], [0, 24, 3]])
-def test_other_reshapes_follow(shape: list[int]) -> None:
-    batched = read_graph(with_batch(reshaped(shape), 5))
-    assert batched.tensors()["folded"].shape[0] == 5
+@pytest.mark.parametrize("op", ["Transpose", "Concat"])
+def test_folded_items_must_stay_in_order(op: str) -> None:
+    """Both keep sizes right that no longer hold item after item."""
+    graph = read_graph(reshaped([24, 3]))
+    folded = graph.tensors()["folded"]
+    (unfold,) = folded.outputs
+    moved = gs.Variable("moved", np.float32)
+    if op == "Transpose":
+        graph.nodes.append(gs.Node(op, "move", {"perm": [1, 0]}, [folded], [moved]))
+    else:
+        graph.nodes.append(gs.Node(op, "move", {"axis": -2}, [folded, folded], [moved]))
+        unfold.inputs[1] = gs.Constant("unfold.2", np.array([1, 8, 6, 3]))
+        graph.outputs[0].shape = [1, 8, 6, 3]
+    unfold.inputs[0] = moved
+    with pytest.raises(ExportError, match="along its first axis" if op == "Concat" else "cannot take 2 items at once"):
+        with_batch(write_graph(graph), 2)
 
 
 @pytest.mark.parametrize("is_added", [False, True])
