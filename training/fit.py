@@ -35,7 +35,7 @@ CHECKPOINT_EVERY_S = 60.0
 class Budget:
     """How long to train: `steps` in all, or `minutes` in all.
 
-    With steps, everything is as published: optimisers, constant learning rates, how phases share the steps. With
+    With steps, everything is as published: optimisers, learning rates, how phases share the steps. With
     minutes, phases share the time and use their short recipe, whose learning rate falls over the last `decay` of each
     phase; the first `crops` of each phase runs on half-size windows, four times as many steps for the same time.
     Progress is measured in time, so the budget holds on any machine.
@@ -55,7 +55,7 @@ class Budget:
             raise OptionError(f"a budget of {self.steps or self.minutes}", expected="a positive number")
 
     def rate_factor(self, progress: float) -> float:
-        """Factor on the published learning rates at `progress` in [0, 1] of a phase."""
+        """Factor on a recipe's learning rates at `progress` in [0, 1] of a phase."""
         if self.steps is not None:
             return 1.0
         ramp = min(1.0, 0.1 + progress / 0.05)
@@ -166,7 +166,7 @@ class Fit:
                 break
             started = time.monotonic()
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * self.budget.rate_factor(progress)
+                group["lr"] = rate * self.budget.rate_factor(progress) * recipe.rate_factor(progress)
             loss = self._step(objective, optimiser, samples, progress)
             self._advance(time.monotonic() - started, phase, loss, optimiser.param_groups[0]["lr"])
             if time.monotonic() - saved_at > CHECKPOINT_EVERY_S:

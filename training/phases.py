@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -21,12 +22,29 @@ class Batch(TypedDict):
     mask: Tensor  # N×1×h×w in {0, 1}
 
 
+def half_corrupted(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Images N×3×h×w and their masks N×1×h×w: corrupted and clean in turn, for models that see a defect every other
+    time (DRAEM's probability of 0.5, without its chance).
+    """
+    images, mask = batch["clean"].clone(), torch.zeros_like(batch["mask"])
+    images[::2], mask[::2] = batch["corrupted"][::2], batch["mask"][::2]
+    return images, mask
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """An optimiser and its parameter groups, each with its learning rate."""
+    """An optimiser and its parameter groups, each with its learning rate.
+
+    `drops` are (progress, factor): from that share of the phase on, all rates are multiplied by the factor.
+    """
 
     optimiser: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
     groups: list[dict[str, Any]]
+    drops: tuple[tuple[float, float], ...] = ()
+
+    def rate_factor(self, progress: float) -> float:
+        """Factor on the learning rates at `progress` in [0, 1] of the phase."""
+        return math.prod(factor for start, factor in self.drops if progress >= start)
 
 
 @dataclass

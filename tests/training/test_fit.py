@@ -124,3 +124,31 @@ def test_budgets_that_make_no_sense(steps: int | None, minutes: float | None) ->
 
 def test_a_budget_of_steps_keeps_the_published_rate() -> None:
     assert {Budget(steps=100).rate_factor(p) for p in (0, 0.5, 0.99)} == {1.0}
+
+
+def test_a_recipe_drops_its_rates_where_it_says(photos: Path, tmp_path: Path) -> None:
+    """ADPS: a fifth from 80 % of the steps on, a fifth of that from 90 %."""
+    torch.manual_seed(0)
+    torch.save(ResNetFeatures("resnet18", 3).state_dict(), tmp_path / "teacher.pth")
+    config = RunConfig(
+        data=str(photos),
+        model="adps",
+        teacher=str(tmp_path / "teacher.pth"),
+        options={"head_width": 16},
+        preprocess=Preprocess(size_hw=(32, 32)),
+        steps=10,
+        batch=4,
+    )
+    reports: list[StepReport] = []
+    train(config, tmp_path / "run", listener=reports.append)
+    assert [r.rate for r in reports] == pytest.approx([1e-4] * 8 + [2e-5, 4e-6])
+
+
+@pytest.mark.parametrize("model", ["rbd", "nferd"])
+def test_what_a_phase_draws_and_fills_survives_an_interruption(config: RunConfig, tmp_path: Path, model: str) -> None:
+    config = replace(config, model=model, options={})
+    assert train(config, tmp_path / "a") is not None
+    assert train(config, tmp_path / "b", stop_after=2) is None
+    assert train(config, tmp_path / "b", resume=True) is not None
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)

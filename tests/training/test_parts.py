@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from segrd_edge.errors import OptionError
-from segrd_edge.training.backbone import BACKBONES, backbone_spec
+from segrd_edge.training.backbone import BACKBONES, ResNetFeatures, backbone_spec, l2_normalise
 from segrd_edge.training.losses import (
     cosine_distance,
     flattened_distance,
@@ -20,7 +20,12 @@ from segrd_edge.training.losses import (
 from segrd_edge.training.maps import gaussian_blur
 from segrd_edge.training.parts.distance import distance_map
 from segrd_edge.training.parts.fusion import AttentionFusion, LevelFusion
+from segrd_edge.training.parts.masking import FeatureMask
+from segrd_edge.training.parts.normality import HybridAttention, NormalityFusion
+from segrd_edge.training.parts.patches import PatchwiseFeatures, from_patches, to_patches
+from segrd_edge.training.parts.postsegmentation import PostSegmentation, gated_features
 from segrd_edge.training.parts.projection import InstanceNorm, ProjectionLayers, projection_loss, transport_loss
+from segrd_edge.training.parts.prototypes import PrototypeBank, spread_out
 from segrd_edge.training.parts.reverse import OneClassEmbedding, ReverseDecoder, TransposedConv
 from segrd_edge.training.parts.transport import sinkhorn_divergence
 
@@ -60,6 +65,7 @@ def test_a_student_has_its_teachers_shapes(backbone: str) -> None:
         (lambda: OneClassEmbedding("wide_resnet50_2"), 58.9),
         (lambda: ProjectionLayers((64, 128, 256), "instance"), 0.97),
         (lambda: LevelFusion((64, 128, 256)), 0.41),
+        (lambda: NormalityFusion((64, 128, 256), 64, 10.0), 0.36 + 2 * 64 * (64 + 128 + 256) / 1e6),
     ],
 )
 def test_published_sizes(part: object, million: float) -> None:
@@ -163,3 +169,148 @@ def test_the_blur_is_scipys_inside_and_the_mean_of_what_lies_inside_at_the_borde
     zero_padded = gaussian_filter(values[0, 0].double().numpy(), 1.5, mode="constant")
     assert np.abs(got - zero_padded / inside).max() < 1e-5
     assert torch.allclose(gaussian_blur(torch.ones(1, 1, 32, 40), 4.0), torch.ones(1, 1, 32, 40), atol=1e-5)
+
+
+def test_a_product_of_levels_has_the_ranks_of_stfpms_product() -> None:
+    teacher, student = levels(size_hw=(16, 16)), levels(size_hw=(16, 16))
+    maps = [cosine_distance(t, s) for t, s in zip(teacher, student, strict=True)]
+    enlarged = [F.interpolate(m, size=(16, 16), mode="bilinear", align_corners=False) for m in maps]
+    product = enlarged[0] * enlarged[1] * enlarged[2]
+    got = distance_map(teacher, student, "product")
+    assert torch.allclose(got**3, product, rtol=1e-4)
+    assert torch.isfinite(distance_map(teacher, [1.0001 * t for t in teacher], "product")).all()
+
+
+def test_patches_there_and_back() -> None:
+    images = torch.randn(2, 3, 64, 96)
+    patches = to_patches(images, (2, 3))
+    assert patches.shape == (12, 3, 32, 32)
+    assert torch.equal(patches[6 + 3 + 2], images[1, :, 32:, 64:])  # second image, second row, third column
+    assert torch.equal(from_patches(patches, (2, 3)), images)
+
+
+def test_a_patchwise_network_sees_each_patch_alone() -> None:
+    whole, patchwise = ResNetFeatures("resnet18").eval(), PatchwiseFeatures("resnet18", patch_px=32).eval()
+    patchwise.load_state_dict(whole.state_dict())
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        got, alone, seen = patchwise(images), whole(images[..., 32:, 32:64]), whole(images)
+    for level, (g, a, s) in enumerate(zip(got, alone, seen, strict=True)):
+        side = 8 >> level
+        assert g.shape == s.shape
+        assert torch.allclose(g[..., side:, side : 2 * side], a, atol=1e-4)
+        assert not torch.allclose(g, s, atol=1e-2)
+    with pytest.raises(OptionError, match="48×64 cannot be cut into patches of 32"):
+        patchwise(torch.randn(1, 3, 48, 64))
+    with pytest.raises(OptionError, match="a multiple of 16"):
+        PatchwiseFeatures("resnet18", patch_px=24)
+
+
+def test_features_pass_the_gate_where_teacher_and_student_disagree() -> None:
+    teacher = levels()
+    student = [t.clone() for t in teacher]
+    student[0][..., 3, 5] *= -1
+    gated = gated_features(teacher, student)
+    assert torch.allclose(gated[0][..., 3, 5], 2 * teacher[0][..., 3, 5], atol=1e-5)
+    assert float(gated[1].abs().max()) < 1e-5
+    assert float(gated[0].abs().sum()) == pytest.approx(float(gated[0][..., 3, 5].abs().sum()), rel=1e-3)
+
+
+def test_one_logit_is_a_softmax_over_two_channels() -> None:
+    head, two = PostSegmentation((64, 128, 256), 32).eval(), nn.Conv2d(32, 2, 3, padding=1)
+    head.load(two)
+    seen = []
+    head.out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        got = torch.sigmoid(head(levels()))
+        wanted = torch.softmax(two(seen[0]), dim=1)[:, 1:]
+    assert got.shape == (2, 1, 64, 96)
+    assert torch.allclose(got, wanted, atol=1e-6)
+
+
+def test_blocks_are_hidden_behind_tokens_and_never_the_same_twice() -> None:
+    mask, teacher = FeatureMask((64, 128, 256)), levels(size_hw=(64, 64))
+    assert all(a is b for a, b in zip(mask(teacher), teacher, strict=True))
+    resumed = FeatureMask((64, 128, 256))
+    resumed.load_state_dict(mask.state_dict())
+    first, second, again = mask.hide(teacher), mask.hide(teacher), resumed.hide(teacher)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], second[0])
+    for level, side in enumerate((8, 4, 2)):
+        hidden = (first[level] == mask.tokens[level]).all(dim=1)
+        blocks = hidden.reshape(2, 8, side, 8, side)
+        assert torch.equal(blocks.all(4).all(2), blocks.any(4).any(2))  # a block is hidden or not, as a whole
+        shown = ~hidden[:, None].expand_as(teacher[level])
+        assert torch.equal(first[level][shown], teacher[level][shown])
+        assert all(0.19 < float(share) < 0.51 for share in hidden.float().mean(dim=(1, 2)))
+        assert torch.equal(blocks.any(4).any(2), (first[0] == mask.tokens[0]).all(1)[:, ::8, ::8])
+
+
+def filled_bank(count: int = 4, temperature: float = 10.0) -> tuple[PrototypeBank, torch.Tensor, torch.Tensor]:
+    """A bank after some steps on four kinds of feature, the features, and their kind per pixel."""
+    directions = torch.eye(8)[:4] * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None]
+    kind = torch.arange(2 * 8 * 8).remainder(4).reshape(2, 8, 8)
+    features = (directions[kind] + 0.02 * torch.randn(2, 8, 8, 8)).permute(0, 3, 1, 2)
+    bank = PrototypeBank(8, count, temperature)
+    descent = torch.optim.SGD(bank.parameters(), lr=0.5)
+    for _ in range(20):
+        descent.zero_grad()
+        bank.clustering_loss(features).backward()
+        descent.step()
+    return bank, features, kind
+
+
+def test_prototypes_are_the_means_of_their_clusters() -> None:
+    bank, features, kind = filled_bank(count=5)
+    pixels, kinds = features.permute(0, 2, 3, 1).reshape(-1, 8), kind.reshape(-1)
+    for k in range(4):
+        members = pixels[kinds == k]
+        mean, mean_unit = members.mean(0), F.normalize(members, dim=1).mean(0)
+        assert float((bank.keys.weight.detach()[:, :, 0, 0] - mean_unit).norm(dim=1).min()) < 0.03
+        assert float((bank.values.weight.detach()[:, :, 0, 0].t() - mean).norm(dim=1).min()) < 0.1
+
+
+def test_one_step_of_rate_one_is_a_step_of_k_means() -> None:
+    features = torch.randn(3, 6, 4, 4)
+    bank = PrototypeBank(6, 5, 10.0)
+    bank.clustering_loss(features)  # takes its prototypes
+    before = bank.keys.weight[:, :, 0, 0].detach().numpy().copy()
+    bank.clustering_loss(features).backward()
+    torch.optim.SGD(bank.parameters(), lr=1.0).step()
+    unit = F.normalize(features, dim=1).permute(0, 2, 3, 1).reshape(-1, 6).numpy()
+    nearest = ((unit[:, None] - before[None]) ** 2).sum(2).argmin(1)
+    wanted = np.stack([unit[nearest == j].mean(0) for j in range(5)])
+    np.testing.assert_allclose(bank.keys.weight[:, :, 0, 0].detach().numpy(), wanted, atol=1e-5)
+
+
+def test_a_bank_is_read_by_attention_and_with_a_high_temperature_by_the_nearest_neighbour() -> None:
+    bank, _, _ = filled_bank()
+    query = l2_normalise(torch.randn(2, 8, 5, 7))
+    keys, values = bank.keys.weight[:, :, 0, 0], bank.values.weight[:, :, 0, 0].t()
+    cosine = torch.einsum("nchw,kc->nkhw", query, keys)
+    wanted = torch.einsum("nkhw,kc->nchw", torch.softmax(10 * cosine, dim=1), values)
+    assert torch.allclose(bank(3 * query), wanted, atol=1e-5)
+    bank.temperature = 1e5
+    best, second = cosine.topk(2, dim=1).values.unbind(1)
+    clear = best - second > 1e-3
+    assert clear.float().mean() > 0.9
+    nearest = values[cosine.argmax(1)]
+    assert torch.allclose(bank(query).permute(0, 2, 3, 1)[clear], nearest[clear], atol=1e-4)
+
+
+def test_hybrid_attention_against_its_formula() -> None:
+    block = HybridAttention(32).eval()
+    s, n = torch.randn(2, 32, 5, 6), torch.randn(2, 32, 5, 6)
+    with torch.no_grad():
+        u = block.join(torch.cat([s, n], 1))
+        w_c = torch.sigmoid(block.channel[2](F.relu(block.channel[0](F.adaptive_avg_pool2d(u, 1)))))
+        w_s = torch.sigmoid(block.spatial[0](torch.cat([u.mean(1)[:, None], u.max(1).values[:, None]], 1)))
+        wanted = s + block.out(torch.cat([w_c * u, w_s * u], 1))
+        assert torch.allclose(block(s, n), wanted, atol=1e-5)
+
+
+def test_first_prototypes_are_of_every_kind_however_rare() -> None:
+    kinds = torch.eye(6)
+    vectors = torch.cat([kinds[:1].repeat(500, 1), kinds[1:]])
+    assert sorted(spread_out(vectors, 6).clamp_min(499).tolist()) == list(range(499, 505))
+    assert len(spread_out(kinds[:2], 5)) == 5  # fewer kinds than prototypes

@@ -20,10 +20,14 @@ from segrd_edge.errors import OptionError
 from segrd_edge.mapspec import MapSpec
 
 from ..phases import Phase
+from .adps import ADPS
 from .destseg import DeSTSeg
+from .nferd import NFERD
+from .rbd import ReconstructionDistillation
 from .rd import RD
 from .rdpp import RDPlusPlus
 from .segrdpp import SegRDPlusPlus
+from .stfpm import STFPM
 
 
 class AnomalyModel(Protocol):
@@ -42,6 +46,10 @@ MODELS: dict[str, type[nn.Module]] = {
     "rd": RD,
     "rdpp": RDPlusPlus,
     "segrdpp": SegRDPlusPlus,
+    "adps": ADPS,
+    "nferd": NFERD,
+    "rbd": ReconstructionDistillation,
+    "stfpm": STFPM,
 }
 
 

@@ -12,7 +12,6 @@ last step's weights are kept. The paper uses a WideResNet-50; the recipe for a b
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -22,8 +21,8 @@ from ..backbone import ResNetFeatures, freeze
 from ..losses import flattened_distillation_loss
 from ..parts import chain
 from ..parts.distance import DISTANCE_MAP, distance_map
-from ..parts.reverse import OneClassEmbedding, ReverseDecoder
-from ..phases import Batch, Phase, Recipe
+from ..parts.reverse import OneClassEmbedding, ReverseDecoder, reverse_phase
+from ..phases import Batch, Phase
 
 
 class RD(nn.Module):
@@ -47,19 +46,7 @@ class RD(nn.Module):
         return distance_map(teacher, self.student(teacher))
 
     def phases(self) -> list[Phase]:
-        adam = partial(torch.optim.Adam, lr=5e-3, betas=(0.5, 0.999), fused=True)
-        short = partial(torch.optim.AdamW, lr=2e-3, weight_decay=1e-4, fused=True)
-        student = list(self.student.parameters())
-        return [
-            Phase(
-                "student",
-                StudentObjective(self),
-                published=Recipe(adam, [{"params": student, "lr": 5e-3}]),
-                short=Recipe(short, [{"params": student, "lr": 2e-3}]),
-                share_of_steps=1.0,
-                share_of_time=1.0,
-            )
-        ]
+        return [reverse_phase(StudentObjective(self), list(self.student.parameters()))]
 
 
 class StudentObjective(nn.Module):

@@ -7,11 +7,13 @@ residual blocks, and its fourth convolution is never used; neither is here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..backbone import BasicBlock, Bottleneck, ResNetSpec, backbone_spec, conv, initialise
+from ..phases import Phase, Recipe
 
 _EMBEDDING_BLOCKS = {"resnet18": 2, "resnet34": 3, "wide_resnet50_2": 3}
 _DECODER_BLOCKS = {"resnet18": (2, 2, 2), "resnet34": (3, 4, 6), "wide_resnet50_2": (3, 4, 6)}
@@ -118,6 +120,22 @@ class ReverseBottleneck(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
         return self.relu(self.bn3(self.conv3(x)) + skip)
+
+
+def reverse_phase(
+    objective: nn.Module, parameters: list[nn.Parameter], *, share_of_steps: float = 1.0, share_of_time: float = 1.0
+) -> Phase:
+    """RD's training, Adam with 5e-3; the recipe for a budget of minutes is ours."""
+    adam = partial(torch.optim.Adam, lr=5e-3, betas=(0.5, 0.999), fused=True)
+    short = partial(torch.optim.AdamW, lr=2e-3, weight_decay=1e-4, fused=True)
+    return Phase(
+        "student",
+        objective,
+        published=Recipe(adam, [{"params": parameters, "lr": 5e-3}]),
+        short=Recipe(short, [{"params": parameters, "lr": 2e-3}]),
+        share_of_steps=share_of_steps,
+        share_of_time=share_of_time,
+    )
 
 
 def _halving(inputs: int, outputs: int) -> list[nn.Module]:
