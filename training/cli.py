@@ -23,7 +23,9 @@ METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "iap", "iap90", "f
 def train(
     photos: Annotated[Path, typer.Argument(help="Photographs of good parts: MVTec AD layout or a plain folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the run to write.")],
-    model: Annotated[str, typer.Option(help="Model to train: destseg, rd, rdpp or segrdpp.")] = "destseg",
+    model: Annotated[
+        str, typer.Option(help="Model to train: destseg, segrdpp, adps, nferd, rbd, rd, rdpp or stfpm.")
+    ] = "destseg",
     minutes: Annotated[float | None, typer.Option(help="Train for so many minutes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps (published: 5000).")] = None,
     teacher: Annotated[
