@@ -19,6 +19,7 @@ from segrd_edge.bundle import SUFFIX, write_bundle
 from segrd_edge.calibration.calibrate import Calibration, Scope
 from segrd_edge.calibration.frames import DEFAULT_COUNT, CalibrationFrame, choose_frames
 from segrd_edge.errors import ExportError, OptionError
+from segrd_edge.frames import read_frame
 from segrd_edge.manifest import Manifest, Precision
 from segrd_edge.training.data import Photo, file_sha256, scan
 from segrd_edge.training.evaluate import Evaluation, evaluation_photos
@@ -92,6 +93,8 @@ def export_bundle(
     run = run if isinstance(run, Run) else Run.load(run)
     target.check(run.preprocess)
     photographs = _find_photographs(run, data, evaluate)
+    if notice := target.notice(run.preprocess, _size_hw(run, photographs)):
+        said(notice)
     golden = [frame.image_bgr_u8 for frame in _choose(run, photographs, GOLDEN_IMAGES, _GOLDEN_SEED)]
     float_graph, parity = _export_float(run, golden, said)
     graphs, calibration = build_graphs(
@@ -104,7 +107,7 @@ def export_bundle(
         said=said,
     )
     judgements = {precision: _judge(run, photographs, precision, graphs[precision], said) for precision in graphs}
-    for notice in {j.evaluation.notice for j in judgements.values() if j.evaluation and j.evaluation.notice}:
+    for notice in sorted({j.evaluation.notice for j in judgements.values() if j.evaluation and j.evaluation.notice}):
         said(notice)  # the same for every precision
 
     said(f"writing {out}")
@@ -172,6 +175,11 @@ def _unchanged(run: Run, purpose: str, data: str | Path | None) -> list[Path]:
             fix="say with --data FOLDER where those are, or train again on these",
         )
     return paths
+
+
+def _size_hw(run: Run, photographs: _Photographs) -> tuple[int, int]:
+    height, width = read_frame(photographs.train[0], value_range=run.preprocess.value_range).shape[:2]
+    return height, width
 
 
 def _choose(run: Run, photographs: _Photographs, count: int, stream: int = 0) -> list[CalibrationFrame]:

@@ -15,6 +15,7 @@ _TENSORRT: tuple[EngineName, ...] = ("tensorrt", "tensorrt-rtx")  # that build; 
 # More at once than any line needs, and it keeps a slip of the finger from an export that runs out of memory.
 LARGEST_BATCH = 64
 LARGEST_SIDE = 32_768  # pixels; a line-scan camera's longest rows have 16,384
+SHAPE_TOLERANCE = 0.01  # of width / height; rounded sizes differ by less
 LARGEST_TENSOR = 2**31 - 1  # elements that TensorRT allows in one tensor
 
 
@@ -76,6 +77,22 @@ class Target:
                 expected=error.expected,
                 fix="give the size of the whole frame, as the camera delivers it",
             ) from error
+
+    def notice(self, preprocess: Preprocess, photograph_hw: tuple[int, int]) -> str:
+        """What to think about before trusting these frames, given the size of a photograph of training; "" if nothing.
+
+        Another resolution does no harm. Another shape does, where all of it is made to fit the network: parts then
+        look as none of training did.
+        """
+        if self.frame_hw is None or preprocess.crop_xywh is not None:
+            return ""
+        shape, trained = (width / height for height, width in (self.frame_hw, photograph_hw))
+        if abs(shape / trained - 1) <= SHAPE_TOLERANCE:
+            return ""
+        return (
+            f"{self._frame} has another shape than the photographs of training, {photograph_hw[1]}x{photograph_hw[0]}: "
+            "the network will see parts stretched or at another size; train on whole frames, or with --crop"
+        )
 
     def _check_frame(self, frame_hw: tuple[int, int]) -> None:
         if not all(1 <= side <= LARGEST_SIDE for side in frame_hw):

@@ -62,3 +62,21 @@ def test_the_crop_must_lie_inside_the_frame() -> None:
     with pytest.raises(OptionError, match=r"--frame 1899x1800: .* the crop 100,0,1800,1800") as caught:
         Target("tensorrt", (1800, 1899)).check(cropped)
     assert caught.value.expected == "at least 1900×1800 pixels"
+
+
+@pytest.mark.parametrize(
+    ("frame_hw", "crop", "is_said"),
+    [
+        (None, None, False),
+        ((2048, 2448), None, False),  # the same shape, more pixels
+        ((411, 490), None, False),  # rounded
+        ((2048, 2048), None, True),
+        ((2048, 2048), (0, 0, 700, 700), False),  # the crop is cut out of frames as it was out of photographs
+    ],
+)
+def test_frames_of_another_shape_are_remarked_on(
+    frame_hw: tuple[int, int] | None, crop: tuple[int, int, int, int] | None, is_said: bool
+) -> None:
+    notice = Target("tensorrt", frame_hw).notice(Preprocess((64, 64), crop_xywh=crop), (1024, 1224))
+    assert ("--frame 2048x2048 has another shape than the photographs of training, 1224x1024" in notice) == is_said
+    assert bool(notice) == is_said
