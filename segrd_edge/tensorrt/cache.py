@@ -14,6 +14,7 @@ go first (another driver, another release of TensorRT), then the least recently 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import platform
@@ -33,6 +34,8 @@ from .build import BuildOptions, BuiltEngine, build
 from .layers import convolution_dtypes
 from .progress import Progress
 from .store import Store, as_json, canonical, sha256, writing
+
+_logger = logging.getLogger("segrd_edge")
 
 WAITING = "Waiting for another process that prepares this engine"
 LIMIT_VARIABLE = "SEGRD_CACHE_LIMIT_GB"
@@ -267,6 +270,9 @@ class EngineCache:
         name = name_of(key.flavour, fields)
         known = self._timings.read(name, fields)
         timings = known[0] if known else None
+        if progress is None:  # nobody shows how far it is
+            where = f"for {key.gpu}" if key.gpu else "without a GPU"
+            _logger.info("building an engine %s with %s %s: once, minutes", where, key.flavour, key.version)
         built = build(graph, options, flavour=key.flavour, timing_cache=timings, device=device, progress=progress)
         if built.timing_cache is not None:  # of two builds that end at once the later wins: timings are only lost
             self._timings.write(name, fields, built.timing_cache)

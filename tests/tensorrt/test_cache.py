@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -63,6 +64,18 @@ def test_a_real_engine_is_built_once_and_then_loaded(tmp_path: Path, int8_graph:
     assert not second.was_built
     assert (first.plan, first.record, first.key) == (second.plan, second.record, second.key)
     assert second.record["convolutions"]["stem"] == "Int8"
+
+
+def test_a_build_that_nobody_watches_is_said_once(
+    tmp_path: Path, builder: Builder, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "gpu_or_none", lambda index=0: GPU)
+    with caplog.at_level(logging.INFO, "segrd_edge"):
+        for _ in range(2):
+            EngineCache(tmp_path).load_or_build(b"graph", flavour=RTX)
+        EngineCache(tmp_path).load_or_build(b"other", flavour=RTX, progress=lambda phase, done, steps: None)
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith("building an engine for NVIDIA RTX 4000 with tensorrt-rtx 1.")
 
 
 def truncate(plan: Path, record: Path) -> None:
