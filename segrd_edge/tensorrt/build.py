@@ -126,7 +126,7 @@ def build(
             plan=bytes(plan),
             timing_cache=None if timings is None else _serialise(timings, log),
             layers=parse_layers(log.layers_text),
-            warnings=tuple(log.warnings()),
+            warnings=tuple(dict.fromkeys(log.warnings())),  # a line that comes for every layer counts once
             seconds=time.perf_counter() - started,
             versions={flavour: str(trt.__version__), "onnx_parser": str(trt.get_nv_onnx_parser_version())},
         )
