@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 
 from segrd_edge.calibration.calibrate import Calibration, Scope, calibrate, is_small
-from segrd_edge.calibration.drift import Drift, measure_drift
+from segrd_edge.calibration.drift import Drift, Scale, measure_drift
 from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.ranges import observe
 from segrd_edge.calibration.session import run_engine
@@ -138,7 +138,7 @@ def _for_tensorrt(model: onnx.ModelProto, preprocess: Preprocess, target: Target
         alone=alone,
         batch=target.batch,
         frame_hw=target.frame_hw,
-        drift=measure_drift(seen.reference, outputs),
+        drift=measure_drift(seen.reference, outputs, Scale.of(model, seen.reference)),
         kept_fp32=plan.left_float,
     )
 

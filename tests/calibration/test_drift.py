@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
-from segrd_edge.calibration.drift import measure_drift
+from segrd_edge.calibration.drift import SMALLEST_SPAN, Scale, measure_drift
 from segrd_edge.engines import EngineOutput
 
 
@@ -28,3 +29,35 @@ def test_maps_that_show_nothing_are_not_compared() -> None:
     assert drift.map_cosine_mean == 1
     drift = measure_drift([output(0, 0, 0)], [output(1, 1, 1)])
     assert drift.map_cosine_mean == 0
+
+
+def graph(activation: str) -> onnx.ModelProto:
+    node = onnx.helper.make_node(activation, ["raw"], ["map"])
+    return onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], []))
+
+
+def test_probabilities_are_compared_as_they_are() -> None:
+    assert Scale.of(graph("Sigmoid"), [output(0.3, 0.2, 0.3)]) == Scale(0, 1)
+
+
+def test_distances_are_compared_by_how_far_good_frames_and_defects_are_apart() -> None:
+    """The same differences count the same whatever a model's distances are: here a hundredth of the span."""
+    figures = []
+    for floor, span in ((0.0, 1.0), (0.25, 0.1), (0.02, 0.005)):
+        reference = [
+            output(floor + 0.1 * span, floor, floor, floor + 0.1 * span),
+            output(floor + span, floor, floor, floor + span),
+        ]
+        moved = [output(o.score + 0.01 * span, *(o.anomaly_map[0] + [0, 0.01 * span, 0])) for o in reference]
+        scale = Scale.of(graph("Clip"), reference)
+        assert (scale.floor, scale.span) == (pytest.approx(floor), pytest.approx(span))
+        figures.append(measure_drift(reference, moved, scale))
+    for drift in figures:
+        assert drift.score_mean == pytest.approx(0.01, rel=1e-3)
+        assert drift.map_max == pytest.approx(0.01, rel=1e-2)
+        assert drift.map_cosine_mean == pytest.approx(figures[0].map_cosine_mean, abs=1e-4)
+        assert drift.map_cosine_mean < 0.9999  # the level that all pixels share hides nothing
+
+
+def test_frames_that_are_all_alike_leave_a_scale() -> None:
+    assert Scale.of(graph("Clip"), [output(0.1, 0.1, 0.1)]).span == SMALLEST_SPAN
