@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from segrd_edge.calibration.graph import OPSET, write_graph
 from segrd_edge.mapspec import MapSpec
+from segrd_edge.training.models import MODELS, build_model
 from segrd_edge.training.models.destseg import DeSTSeg
 
 SIZE_HW = (64, 96)
@@ -72,6 +74,28 @@ def destseg_core(destseg: nn.Module) -> onnx.ModelProto:
     from segrd_edge.export.onnx import export_core
 
     return export_core(destseg, SIZE_HW)
+
+
+@pytest.fixture(scope="session")
+def exported_core(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[nn.Module, onnx.ModelProto]]:
+    """`exported_core(name)`: a registered model with a narrow head, and its core graph of SIZE_HW.
+
+    The exporter takes its time and runs once for each; the graph then lies on the disk, as all of them fill the memory.
+    """
+    from segrd_edge.export.onnx import export_core
+
+    folder = tmp_path_factory.mktemp("cores")
+
+    def get(name: str) -> tuple[nn.Module, onnx.ModelProto]:
+        torch.manual_seed(0)
+        options = {"head_width": 32} if "head_width" in inspect.signature(MODELS[name]).parameters else {}
+        model = set_statistics(build_model(name, size_hw=SIZE_HW, **options).eval(), SIZE_HW)
+        file = folder / f"{name}.onnx"
+        if not file.exists():
+            onnx.save(export_core(model, SIZE_HW), file)
+        return model, onnx.load(file)
+
+    return get
 
 
 @pytest.fixture(scope="session")

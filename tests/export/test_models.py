@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,29 +14,28 @@ from torch import nn
 from segrd_edge.engines import create
 from segrd_edge.export.batch import with_batch
 from segrd_edge.export.deploy import build_deploy_graph
-from segrd_edge.export.onnx import export_core, multiply_accumulates
+from segrd_edge.export.onnx import multiply_accumulates
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.maps import anomaly_map, anomaly_score, normalise
-from segrd_edge.training.models import MODELS, build_model
+from segrd_edge.training.models import MODELS
 
-from .conftest import SIZE_HW, set_statistics
+from .conftest import SIZE_HW
 
 PREPROCESS = Preprocess(SIZE_HW)
 Images = list[npt.NDArray[np.uint8]]
 
 
-@lru_cache
-def exported(name: str) -> tuple[nn.Module, onnx.ModelProto]:
-    """A model with a narrow head, and its deploy graph."""
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"head_width": 32} if "head_width" in inspect.signature(MODELS[name]).parameters else {}
-    model = set_statistics(build_model(name, size_hw=SIZE_HW, **options).eval(), SIZE_HW)
-    return model, build_deploy_graph(export_core(model, SIZE_HW), PREPROCESS, model.map_spec)
+@pytest.fixture(scope="module", params=MODELS)
+def exported(
+    request: pytest.FixtureRequest, exported_core: Callable[[str], tuple[nn.Module, onnx.ModelProto]]
+) -> tuple[nn.Module, onnx.ModelProto]:
+    """A model and its deploy graph."""
+    model, core = exported_core(request.param)
+    return model, build_deploy_graph(core, PREPROCESS, model.map_spec)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_graph_gives_what_torch_gives(name: str, images: Images) -> None:
-    model, graph = exported(name)
+def test_the_graph_gives_what_torch_gives(exported: tuple[nn.Module, onnx.ModelProto], images: Images) -> None:
+    model, graph = exported
     with torch.inference_mode():
         raw = model(normalise(torch.from_numpy(np.stack(images[:2])), PREPROCESS))
         maps = anomaly_map(raw, model.map_spec, SIZE_HW)
@@ -50,9 +47,8 @@ def test_the_graph_gives_what_torch_gives(name: str, images: Images) -> None:
         np.testing.assert_allclose(got.anomaly_map, wanted.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_two_images_at_once_are_two_images(name: str, images: Images) -> None:
-    _, graph = exported(name)
+def test_two_images_at_once_are_two_images(exported: tuple[nn.Module, onnx.ModelProto], images: Images) -> None:
+    _, graph = exported
     one, two = (create("onnxruntime", g.SerializeToString()) for g in (graph, with_batch(graph, 2)))
     for image, together in zip(images, two.run_batch(images[:2]), strict=False):
         alone = one.run(image)
@@ -60,8 +56,7 @@ def test_two_images_at_once_are_two_images(name: str, images: Images) -> None:
         np.testing.assert_allclose(together.anomaly_map, alone.anomaly_map, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_graph_runs_the_teacher_once_and_counts_all_its_work(name: str) -> None:
-    _, graph = exported(name)
+def test_the_graph_runs_the_teacher_once_and_counts_all_its_work(exported: tuple[nn.Module, onnx.ModelProto]) -> None:
+    _, graph = exported
     assert [node.name for node in graph.graph.node].count("teacher.conv1") == 1
     assert multiply_accumulates(with_batch(graph, 2)) == 2 * multiply_accumulates(graph)

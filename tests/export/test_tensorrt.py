@@ -6,12 +6,13 @@ network images, frames, a batch. Ranges are made up, because only types and shap
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from segrd_edge.calibration.equalise import concatenations, equalise
 from segrd_edge.calibration.graph import read_graph
@@ -23,51 +24,57 @@ from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.export.fp16 import to_fp16
 from segrd_edge.export.fp16_plan import Fp16Plan, tensors_to_observe
 from segrd_edge.export.frame_graph import build_frame_graph
-from segrd_edge.export.onnx import export_core
 from segrd_edge.manifest import Precision
+from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.tensorrt.build import build
 from segrd_edge.tensorrt.layers import CONVOLUTION, Layer
-from segrd_edge.training.models import MODELS, build_model
+from segrd_edge.training.models import MODELS
+
+from .conftest import SIZE_HW
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
-SIZE_HW, FRAME_HW = (64, 96), (120, 200)
+FRAME_HW = (120, 200)
 CROPPED = Preprocess(SIZE_HW, fit="letterbox", crop_xywh=(20, 10, 150, 110))
-OPTIONS = {"destseg": {"head_width": 32, "head_fusion_kernel": 1}}
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "fp16", "mixed")
 # TensorRT-RTX keeps the scales of INT8 kernels in float32 whatever type they have in the graph, and says so each time.
 _HARMLESS = " scales to fp32."
 
 
-# Each model is a few hundred megabytes of graphs, and its tests follow one another: only the latest is kept.
-@lru_cache(maxsize=1)
-def float_graph(name: str) -> onnx.ModelProto:
-    torch.manual_seed(0)
-    model = build_model(name, size_hw=SIZE_HW, **OPTIONS.get(name, {})).eval()
-    return build_deploy_graph(export_core(model, SIZE_HW), CROPPED, model.map_spec)
+class Graphs:
+    """The deploy graphs of one model, each made when it is asked for."""
+
+    def __init__(self, core: onnx.ModelProto, spec: MapSpec) -> None:
+        self.fp32 = build_deploy_graph(core, CROPPED, spec)
+        self.plan = Plan.of(self.fp32)
+        self._halves: dict[str, tuple[onnx.ModelProto, Fp16Plan]] = {}
+
+    @cached_property
+    def int8(self) -> onnx.ModelProto:
+        tensors, plan = read_graph(self.fp32).tensors(), self.plan
+        channels = {name: np.ones(tensors[name].shape[1], np.float32) for name in concatenations(self.fp32, plan)}
+        levelled, _ = equalise(self.fp32, plan, channels)
+        return quantise(levelled, Ranges(dict.fromkeys(tensors_to_calibrate(levelled, plan), 1.0), "max"), plan)
+
+    def half(self, precision: Precision) -> tuple[onnx.ModelProto, Fp16Plan]:
+        if precision not in self._halves:
+            model = self.fp32 if precision == "fp16" else self.int8
+            plan = Fp16Plan.of(model, dict.fromkeys(tensors_to_observe(model), 1.0))
+            self._halves[precision] = to_fp16(model, plan), plan
+        return self._halves[precision]
 
 
-@lru_cache(maxsize=1)
-def int8_graph(name: str) -> tuple[onnx.ModelProto, Plan]:
-    model = float_graph(name)
-    plan = Plan.of(model)
-    channels = {t: np.ones(read_graph(model).tensors()[t].shape[1], np.float32) for t in concatenations(model, plan)}
-    levelled, _ = equalise(model, plan, channels)
-    return quantise(levelled, Ranges(dict.fromkeys(tensors_to_calibrate(levelled, plan), 1.0), "max"), plan), plan
+@pytest.fixture(scope="module", params=MODELS)
+def graphs(request: pytest.FixtureRequest, exported_core: Callable[[str], tuple[Any, onnx.ModelProto]]) -> Graphs:
+    model, core = exported_core(request.param)
+    return Graphs(core, model.map_spec)
 
 
-@lru_cache(maxsize=2)
-def half_graph(name: str, precision: Precision) -> tuple[onnx.ModelProto, Fp16Plan]:
-    model = float_graph(name) if precision == "fp16" else int8_graph(name)[0]
-    plan = Fp16Plan.of(model, dict.fromkeys(tensors_to_observe(model), 1.0))
-    return to_fp16(model, plan), plan
-
-
-def check_kernels(graph: onnx.ModelProto, name: str, precision: Precision) -> None:
+def check_kernels(graph: onnx.ModelProto, graphs: Graphs, precision: Precision) -> None:
     """Every convolution must be compiled into a kernel of the type that the plans give it."""
-    quantised = int8_graph(name)[1].quantised if precision in ("int8", "mixed") else ()
-    halved = half_graph(name, precision)[1].halved if precision in ("fp16", "mixed") else ()
+    quantised = graphs.plan.quantised if precision in ("int8", "mixed") else ()
+    halved = graphs.half(precision)[1].halved if precision in ("fp16", "mixed") else ()
     wanted = {
         node.name: "Int8" if node.name in quantised else "Half" if node.name in halved else "Float"
         for node in graph.graph.node
@@ -90,24 +97,23 @@ def kernel_dtypes(layers: tuple[Layer, ...]) -> dict[str, str]:
     return {node: layer.input_dtypes[0] for layer in kernels for node in layer.onnx_nodes}
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_model_in_every_precision(graphs: Graphs, precision: Precision) -> None:
+    """fp16 and mixed take two cropped frames at once; fp32 and int8 a network image."""
+    if precision in ("fp32", "int8"):
+        check_kernels(graphs.fp32 if precision == "fp32" else graphs.int8, graphs, precision)
+    else:
+        two_frames = build_frame_graph(with_batch(graphs.half(precision)[0], 2), CROPPED, FRAME_HW)
+        check_kernels(two_frames, graphs, precision)
+
+
+@pytest.mark.parametrize("graphs", ["destseg"], indirect=True)
 @pytest.mark.parametrize("precision", ["fp16", "mixed"])
 @pytest.mark.parametrize("given", ["network image", "batch", "frame"])
-def test_whatever_a_graph_is_given(given: str, precision: Precision) -> None:
-    graph, _ = half_graph("destseg", precision)
+def test_whatever_a_graph_is_given(graphs: Graphs, given: str, precision: Precision) -> None:
+    graph, _ = graphs.half(precision)
     if given == "batch":
         graph = with_batch(graph, 3)
     elif given == "frame":
         graph = build_frame_graph(graph, Preprocess(SIZE_HW), FRAME_HW)
-    check_kernels(graph, "destseg", precision)
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_in_every_precision(name: str, precision: Precision) -> None:
-    """fp16 and mixed take two cropped frames at once; fp32 and int8 a network image."""
-    if precision in ("fp32", "int8"):
-        check_kernels(float_graph(name) if precision == "fp32" else int8_graph(name)[0], name, precision)
-    else:
-        check_kernels(
-            build_frame_graph(with_batch(half_graph(name, precision)[0], 2), CROPPED, FRAME_HW), name, precision
-        )
+    check_kernels(graph, graphs, precision)
