@@ -6,6 +6,7 @@ no frame comes, the engine runs now and then on what its input buffers happen to
 
 from __future__ import annotations
 
+import atexit
 import logging
 from collections.abc import Callable
 from threading import Event, Lock, Thread
@@ -37,6 +38,9 @@ class KeepWarm:
         self.runs = 0  # so far
         self._thread = Thread(target=self._loop, name="segrd-keep-warm", daemon=True)
         self._thread.start()
+        # Where nobody closed it: a thread that is inside an engine when the interpreter goes aborts the process, and on
+        # a GPU the engine is freed under it. What is registered last runs first, and so before the engine goes.
+        atexit.register(self.close)
 
     def frame_came(self) -> None:
         """A frame ran: the wait starts again."""
@@ -47,6 +51,7 @@ class KeepWarm:
         self._closed = True
         self._frame_came.set()
         self._thread.join()
+        atexit.unregister(self.close)
 
     def _loop(self) -> None:
         while not self._closed:

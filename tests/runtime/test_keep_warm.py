@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from threading import Event, Lock
 
@@ -53,6 +55,25 @@ def test_ends_with_a_warning_when_the_engine_fails(caplog: pytest.LogCaptureFixt
     assert not lock.locked()
     assert "fell off the bus" in caplog.text
     warm.close()
+
+
+def test_a_program_that_closes_nothing_ends_after_the_run_in_progress() -> None:
+    program = """
+import time
+from threading import Event, Lock
+from segrd_edge.keep_warm import KeepWarm
+started = Event()
+def run():
+    print("starts", flush=True)
+    started.set()
+    time.sleep(0.3)
+    print("ends", flush=True)
+warm = KeepWarm(Lock(), run, 1)
+started.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG_S, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split().count("starts") == done.stdout.split().count("ends") > 0
 
 
 @pytest.mark.parametrize("interval_ms", [0, -1, float("nan"), float("inf")])
