@@ -52,8 +52,8 @@ def test_two_images_at_once_are_two_images(exported: tuple[nn.Module, onnx.Model
     one, two = (create("onnxruntime", g.SerializeToString()) for g in (graph, with_batch(graph, 2)))
     for image, together in zip(images, two.run_batch(images[:2]), strict=False):
         alone = one.run(image)
-        assert together.score == pytest.approx(alone.score, abs=1e-5)
-        np.testing.assert_allclose(together.anomaly_map, alone.anomaly_map, atol=1e-5)
+        assert together.score == pytest.approx(alone.score, abs=1e-4)
+        np.testing.assert_allclose(together.anomaly_map, alone.anomaly_map, atol=1e-4)
 
 
 def test_the_graph_runs_the_teacher_once_and_counts_all_its_work(exported: tuple[nn.Module, onnx.ModelProto]) -> None:

@@ -109,7 +109,7 @@ def test_an_image_gives_the_same_in_any_batch_and_after_training_mode(name: str)
 def test_parts_are_named_as_the_calibration_scopes_expect(name: str) -> None:
     model = small(name)
     parts = {n.split(".")[0] for n, _ in model.named_parameters()}
-    assert {"teacher", "student"} <= parts <= {"teacher", "student", "head"}
+    assert {"teacher", "student"} <= parts <= {"teacher", "student", "head", "full_size"}
     students = {n.split(".")[1] for n, _ in model.named_parameters() if n.startswith("student.")}
     assert {"encoder"} <= students <= {"encoder", "decoder", "fusion"}
     stages = {n.split(".")[2] for n, _ in model.named_parameters() if n.startswith("student.decoder.")}

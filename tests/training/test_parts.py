@@ -23,7 +23,7 @@ from segrd_edge.training.parts.fusion import AttentionFusion, LevelFusion
 from segrd_edge.training.parts.masking import FeatureMask
 from segrd_edge.training.parts.normality import HybridAttention, NormalityFusion
 from segrd_edge.training.parts.patches import PatchwiseFeatures, from_patches, to_patches
-from segrd_edge.training.parts.postsegmentation import PostSegmentation, gated_features
+from segrd_edge.training.parts.postsegmentation import FullSize, PostSegmentation, gated_features
 from segrd_edge.training.parts.projection import InstanceNorm, ProjectionLayers, projection_loss, transport_loss
 from segrd_edge.training.parts.prototypes import PrototypeBank, spread_out
 from segrd_edge.training.parts.reverse import OneClassEmbedding, ReverseDecoder, TransposedConv
@@ -217,13 +217,12 @@ def test_features_pass_the_gate_where_teacher_and_student_disagree() -> None:
 
 
 def test_one_logit_is_a_softmax_over_two_channels() -> None:
-    head, two = PostSegmentation((64, 128, 256), 32).eval(), nn.Conv2d(32, 2, 3, padding=1)
-    head.load(two)
-    seen = []
-    head.out.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    head, full_size, two = PostSegmentation((64, 128, 256), 32), FullSize(32).eval(), nn.Conv2d(32, 2, 3, padding=1)
+    full_size.load(two)
     with torch.no_grad():
-        got = torch.sigmoid(head(levels()))
-        wanted = torch.softmax(two(seen[0]), dim=1)[:, 1:]
+        features = head.eval()(levels())
+        got = torch.sigmoid(full_size(features))
+        wanted = torch.softmax(two(full_size.fuse(full_size.up(features))), dim=1)[:, 1:]
     assert got.shape == (2, 1, 64, 96)
     assert torch.allclose(got, wanted, atol=1e-6)
 

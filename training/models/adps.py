@@ -38,7 +38,7 @@ from ..backbone import ResNetFeatures, backbone_spec, freeze
 from ..losses import cosine_distance, focal_loss
 from ..parts import chain
 from ..parts.patches import PatchwiseFeatures
-from ..parts.postsegmentation import PostSegmentation, gated_features
+from ..parts.postsegmentation import FullSize, PostSegmentation, gated_features
 from ..phases import Batch, Phase, Recipe, half_corrupted
 
 FOCAL_GAMMA = 2.0  # DRAEM's
@@ -77,16 +77,17 @@ class ADPS(nn.Module):
                 fix="--option patch_px=32, or another --size",
             )
         self.head = PostSegmentation(channels, head_width or (256 if spec.bottleneck else 128))
+        self.full_size = FullSize(self.head.channels)
         top = 1 if sigma_px > 0 else MapSpec.top_pixels_for(size_hw)
         self.map_spec = MapSpec("sigmoid", sigma_px, top)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(gated_features(self.teacher(images), self.student(images)))
+        return self.full_size(self.head(gated_features(self.teacher(images), self.student(images))))
 
     def phases(self) -> list[Phase]:
         adam = partial(torch.optim.Adam, lr=1e-4, fused=True)
         short = partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-4, fused=True)
-        parameters = [*self.student.parameters(), *self.head.parameters()]
+        parameters = [p for part in (self.student, self.head, self.full_size) for p in part.parameters()]
         return [
             Phase(
                 "joint",
@@ -104,14 +105,15 @@ class JointObjective(nn.Module):
 
     def __init__(self, model: ADPS) -> None:
         super().__init__()
-        self.teacher, self.student, self.head = model.teacher, model.student, model.head
+        self.teacher, self.student = model.teacher, model.student
+        self.head, self.full_size = model.head, model.full_size
 
     def forward(self, batch: Batch) -> Tensor:
         images, mask = half_corrupted(batch)
         with torch.no_grad():
             teacher = self.teacher(images)
         student = self.student(images)
-        logits = self.head(gated_features(teacher, student))
+        logits = self.full_size(self.head(gated_features(teacher, student)))
         return asymmetric_loss(teacher, student, mask) + focal_loss(logits, mask, FOCAL_GAMMA)
 
 

@@ -20,6 +20,7 @@ A model's weights are named after its parts, and calibration's scopes go by thes
     student.decoder   `stage4` (coarse) to `stage1` (fine), as many as there are
     student.fusion    what still changes the decoder's levels
     head              reads both and gives the map; models that compare teacher and student directly have none
+    full_size         what still follows the head at the image's own size
 """
 
 from __future__ import annotations
