@@ -27,7 +27,8 @@ ALIGNMENT = 256  # bytes: that of addresses which TensorRT takes
 _NON_BLOCKING = (
     1  # CU_STREAM_NON_BLOCKING: work on the default stream, of whatever library, neither waits nor is waited for
 )
-_PYCUDA = "pip install 'pycuda>=2024.1' (it is compiled there: CUDA's toolkit must be installed, with nvcc on the PATH)"
+_PYCUDA = "'pycuda>=2024.1' (it is compiled there: CUDA's toolkit must be installed, with nvcc on the PATH)"
+_BINDINGS = "pip install 'cuda-bindings<13' for CUDA 12 (JetPack 6), or cuda-bindings for CUDA 13"
 _LOST = (
     "the GPU's context is lost and every later call would fail too: restart the program; if it happens again, look for "
     "Xid in the kernel's log (dmesg) and send it with segrd-doctor --json"
@@ -221,7 +222,8 @@ class Graph:
         self._executable: Any = None
         graph = self._capture(stream, work)
         try:
-            self._executable = self._checked("cuGraphInstantiate", self._bindings.cuGraphInstantiate(graph, 0))
+            with _bindings_reported():
+                self._executable = self._checked("cuGraphInstantiate", self._bindings.cuGraphInstantiate(graph, 0))
         finally:
             self._bindings.cuGraphDestroy(graph)
 
@@ -240,7 +242,8 @@ class Graph:
 
     def _capture(self, stream: Stream, work: Callable[[], None]) -> Any:
         thread_local = self._bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._checked("cuStreamBeginCapture", self._bindings.cuStreamBeginCapture(self._stream, thread_local))
+        with _bindings_reported():
+            self._checked("cuStreamBeginCapture", self._bindings.cuStreamBeginCapture(self._stream, thread_local))
         try:
             with stream.device.reported("the work cannot be captured"), _no_garbage_collection():
                 work()
@@ -256,6 +259,15 @@ class Graph:
         if result != self._bindings.CUresult.CUDA_SUCCESS:
             raise EngineError(f"{function} gives {getattr(result, 'name', result)}", fix=_LOST)
         return values[0] if values else None
+
+
+@contextmanager
+def _bindings_reported() -> Iterator[None]:
+    """What cuda-bindings raises, instead of giving a result, where the driver has no such function or is not found."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise EngineError(f"cuda-bindings does not fit this driver: {error}", fix=_BINDINGS) from error
 
 
 @contextmanager
@@ -276,10 +288,10 @@ def import_pycuda() -> Any:
         import pycuda.driver
     except ImportError as error:
         if error.name in ("pycuda", "pycuda.driver"):
-            raise EngineError("the TensorRT engines need the package 'pycuda'", fix=_PYCUDA) from error
+            raise EngineError("the TensorRT engines need the package 'pycuda'", fix=f"pip install {_PYCUDA}") from error
         raise EngineError(
             f"pycuda is installed but cannot be imported: {error}",
-            fix=f"it was compiled for another CUDA or Python: pip install --force-reinstall --no-cache-dir; {_PYCUDA}",
+            fix=f"it was compiled for another CUDA or Python: pip install --force-reinstall --no-cache-dir {_PYCUDA}",
         ) from error
     return pycuda.driver
 
@@ -291,6 +303,6 @@ def import_bindings() -> Any:
     except ImportError as error:
         raise EngineError(
             f"CUDA graphs need the package 'cuda-bindings' ({error})",
-            fix="pip install 'cuda-bindings<13' for CUDA 12 (JetPack 6), or cuda-bindings for CUDA 13",
+            fix=_BINDINGS,
         ) from error
     return bindings

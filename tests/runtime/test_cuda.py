@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -284,6 +286,38 @@ def test_without_cuda_bindings_there_is_no_graph(monkeypatch: pytest.MonkeyPatch
             cuda.Graph(stream, lambda: None)
         stream.close()
     assert "JetPack 6" in caught.value.fix
+
+
+def test_cuda_bindings_of_another_driver(fake_gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_found(*arguments: Any) -> None:  # as cuda-bindings does, instead of giving a CUresult
+        raise RuntimeError("function cuStreamBeginCapture_v2 is not found")
+
+    monkeypatch.setattr(cuda.import_bindings(), "cuStreamBeginCapture", not_found)
+    device = cuda.open_device()
+    with device.current():
+        stream = cuda.Stream(device)
+        with pytest.raises(EngineError, match="does not fit this driver: function cuStreamBeginCapture_v2") as caught:
+            cuda.Graph(stream, lambda: None)
+        stream.close()
+    assert "cuda-bindings<13" in caught.value.fix
+
+
+def test_a_pycuda_that_cannot_be_imported_is_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    broken = ModuleType("pycuda")
+    broken.__path__ = []
+    monkeypatch.setitem(sys.modules, "pycuda", broken)
+    monkeypatch.delitem(sys.modules, "pycuda.driver")
+    finder = SimpleNamespace(find_spec=_no_libcuda)
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    with pytest.raises(EngineError, match="pycuda is installed but cannot be imported: libcuda") as caught:
+        cuda.import_pycuda()
+    assert "pip install --force-reinstall --no-cache-dir 'pycuda>=2024.1'" in caught.value.fix
+
+
+def _no_libcuda(name: str, path: object = None, target: object = None) -> None:
+    if name == "pycuda.driver":
+        raise ImportError("libcuda.so.1: cannot open shared object file", name="pycuda._driver")
 
 
 def test_no_such_gpu(fake_gpu: FakeGpu) -> None:
