@@ -3,9 +3,11 @@
     python -m segrd_edge.benchmarks.accuracy ../shared/data --minutes 10 --threads 1 \
         --teacher ../shared/data/weights/resnet18_imagenet1k_bnfolded_layer1-3.pth --textures ../shared/data/textures
 
-A cell is one category with one seed and one teacher. Its result is a JSON file under `--out`, written when the cell
-is done, and the table is made from whatever cells are there: an interrupted table continues where it stopped, a cell
-too. To measure another export of the same trainings, delete the JSON files and keep the `--work` folder.
+A cell is one category with one seed, one model and one teacher, and its budget is of processor time, all threads
+together, so that other programs on the machine take nothing from it. Its result is a JSON file under `--out`, written
+when the cell is done, and the table is made from whatever cells are there: an interrupted table continues where it
+stopped, a cell too. To measure another export of the same trainings, delete the JSON files and keep the `--work`
+folder.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Cell:
     photos: Path
     teacher: str
     seed: int
-    label: str  # name of the column group: which teacher and head
+    label: str  # name of the column group: which model, teacher and head
 
     @property
     def name(self) -> str:
@@ -46,8 +48,9 @@ class Cell:
 class Settings:
     """What all cells of one call share."""
 
+    model: str
     textures: Path | None
-    minutes: float
+    minutes: float  # of processor time
     threads: int
     options: dict[str, Any]  # of the model
     int8: bool
@@ -56,11 +59,14 @@ class Settings:
 def main(
     data: Annotated[Path, typer.Argument(help="Folder that holds the categories, at any depth.")],
     teacher: Annotated[str, typer.Option(help="Teacher, as segrd-train takes it.")] = "edge",
-    label: Annotated[str, typer.Option(help="Name of these settings in file names and the table.")] = "destseg",
+    model: Annotated[str, typer.Option(help="Model, as segrd-train takes it.")] = "destseg",
+    label: Annotated[
+        str | None, typer.Option(help="Name of these settings in file names and the table; default: the model's.")
+    ] = None,
     textures: Annotated[Path | None, typer.Option(help="Texture folder.")] = None,
     category: Annotated[list[str] | None, typer.Option(help="Category; repeatable; default all.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seed; repeatable.")] = None,
-    minutes: Annotated[float, typer.Option(help="Training budget of a cell.")] = 10,
+    minutes: Annotated[float, typer.Option(help="Training budget of a cell, processor time.")] = 10,
     threads: Annotated[int, typer.Option(help="Processor threads of training.")] = 2,
     option: Annotated[list[str] | None, typer.Option(help="Model option NAME=VALUE; repeatable.")] = None,
     int8: Annotated[bool, typer.Option(help="Calibrate and evaluate INT8 as well.")] = True,
@@ -70,10 +76,10 @@ def main(
     """Run the missing cells one after another, then write the table of all cells that are there."""
     from segrd_edge.training.cli import parse_options
 
-    settings = Settings(textures, minutes, threads, parse_options(option or []), int8)
+    settings = Settings(model, textures, minutes, threads, parse_options(option or []), int8)
     for name in category or CATEGORIES:
         for number in seed or [0]:
-            cell = Cell(name, find_category(data, name), teacher, number, label)
+            cell = Cell(name, find_category(data, name), teacher, number, label or model)
             if (out / f"{cell.name}.json").is_file():
                 console.print(f"{cell.name}: done before")
                 continue
@@ -102,10 +108,12 @@ def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
     folder = work / cell.name
     config = RunConfig(
         data=str(cell.photos),
+        model=settings.model,
         teacher=cell.teacher,
         textures=str(settings.textures) if settings.textures else None,
         options=settings.options,
         minutes=settings.minutes,
+        clock="processor",
         batch=default_batch(settings.minutes),
         seed=cell.seed,
     )
@@ -117,8 +125,10 @@ def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
         "cell": cell.name,
         "category": cell.category,
         "label": cell.label,
+        "model": exported.manifest.model.model_dump(include={"name", "parameters", "gmacs"}),
         "seed": cell.seed,
         "minutes": settings.minutes,
+        "clock": "processor",
         "threads": settings.threads,
         "options": settings.options,
         "teacher": run.record["teacher"],
@@ -155,7 +165,8 @@ def write_table(out: Path) -> None:
 
 def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:
     first = cells[0]
-    budget = f"{first['minutes']:g} minutes of training on {first['threads']} thread(s) of: {first['machine']}."
+    clock = " of processor time" if first.get("clock") == "processor" else ""
+    budget = f"{first['minutes']:g} minutes{clock} of training on {first['threads']} thread(s) of: {first['machine']}."
     settings = f"Teacher {first['teacher']['name']}, options {first['options'] or 'published'}, last checkpoint,"
     dates = f"{min(c['date'] for c in cells)} to {max(c['date'] for c in cells)}."
     lines = [

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -43,6 +43,7 @@ class RunConfig:
     preprocess: Preprocess = field(default_factory=Preprocess)
     steps: int | None = None
     minutes: float | None = None
+    clock: Literal["wall", "processor"] = "wall"  # of `minutes`, see training.fit.Budget
     batch: int = 32
     seed: int = 0
     held_out: float = 0.2  # share of the good images that sets the threshold

@@ -61,7 +61,7 @@ def train(
     """
     out = Path(out)
     config = _open_run(config, out, resume)
-    budget = Budget(steps=config.steps, minutes=config.minutes)
+    budget = Budget(steps=config.steps, minutes=config.minutes, clock=config.clock)
     if config.batch < MINIMUM_BATCH:
         raise OptionError(
             f"a batch of {config.batch}",

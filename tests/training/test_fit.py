@@ -68,6 +68,19 @@ def test_minutes_are_kept_and_end_with_a_small_rate(
         assert max(rates) <= 1e-3
 
 
+def test_processor_minutes_do_not_count_what_others_take(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wall clock runs a hundred times as fast; a step still counts what the processor's clock says."""
+    walls, processor = count(0, 10.0), count(0, 0.1)
+    monkeypatch.setattr("segrd_edge.training.fit.time.monotonic", lambda: next(walls))
+    monkeypatch.setattr("segrd_edge.training.fit.time.process_time", lambda: next(processor))
+    run = train(replace(config, steps=None, minutes=0.05, clock="processor"), tmp_path / "run")
+    assert run is not None
+    assert run.record["seconds"] == pytest.approx(3, abs=0.2)
+    assert run.record["steps"] == pytest.approx(30, abs=1)
+
+
 def test_a_run_says_what_it_was_made_of(config: RunConfig, photos: Path, tmp_path: Path) -> None:
     train(config, tmp_path / "run")
     run = Run.load(tmp_path / "run")
