@@ -167,8 +167,6 @@ def _configure(trt: Any, config: Any, options: BuildOptions, log: Log) -> None:
     _set_flag(trt, config, "TF32", options.tf32)
     _set_flag(trt, config, "VERSION_COMPATIBLE", options.version_compatible)
     _set_flag(trt, config, "EXCLUDE_LEAN_RUNTIME", options.exclude_lean_runtime)
-    # TensorRT-RTX: an engine that never allocates memory while it runs. A CUDA graph can be captured of no other.
-    _set_flag(trt, config, "REQUIRE_USER_ALLOCATION", hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"))
     if options.compute_capabilities:
         _target(trt, config, options.compute_capabilities, log)
 

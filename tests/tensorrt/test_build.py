@@ -223,8 +223,6 @@ def test_options_reach_the_builder() -> None:
             default = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
             build_module._configure(trt, config, options, log)
             assert config.get_flag(trt.BuilderFlag.TF32) == options.tf32
-            # NVIDIA's release notes of TensorRT-RTX 1.2: "required when using CUDA stream capture".
-            assert config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
             assert config.get_flag(trt.BuilderFlag.VERSION_COMPATIBLE) == options.version_compatible
             assert config.get_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME) == options.exclude_lean_runtime
             assert config.builder_optimization_level == options.optimisation_level
