@@ -105,8 +105,8 @@ class Bundle:
 
     def golden(self) -> dict[str, npt.NDArray[Any]]:
         """Golden images and outputs: `images` uint8 N×h×w×3 BGR; `score_fp32` float32 N and `map_fp32` float32
-        N×h×w, and the same for every other precision, as ONNX Runtime computed them at export. A graph that takes frames
-        was given `selftest.golden_frame` of the images."""
+        N×h×w, and the same for every other precision, as ONNX Runtime computed them at export. A graph that takes
+        frames was given `selftest.golden_frame` of the images."""
         member = self.manifest.golden.file
         try:
             with np.load(io.BytesIO(self.read(member)), allow_pickle=False) as arrays:
