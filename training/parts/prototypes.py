@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbone import l2_normalise
@@ -59,7 +60,9 @@ class PrototypeBank(nn.Module):
         with torch.no_grad():
             nearest = (unit @ keys.t() - keys.square().sum(dim=1) / 2).argmax(dim=1)
             share = 1 / torch.bincount(nearest, minlength=len(keys)).clamp_min(1)
-        errors = (unit - keys[nearest]).square().sum(dim=1) + (pixels - values[nearest]).square().sum(dim=1)
+        # embedding, because the gradient of an index is added up in whatever order the threads come
+        key, value = F.embedding(nearest, keys), F.embedding(nearest, values)
+        errors = (unit - key).square().sum(dim=1) + (pixels - value).square().sum(dim=1)
         return (errors * share[nearest]).sum() / 2
 
     @torch.no_grad()
