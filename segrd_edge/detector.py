@@ -102,7 +102,7 @@ class Detector:
         own_threshold = None if threshold is None else _finite("threshold", threshold)
 
         options = EngineOptions(threads=threads, memory=memory, cuda_graph=cuda_graph, device=device)
-        self._engine, self.precision = engines.engine_class(engine).open(self.bundle, precision, options)
+        self._engine, self.precision = engines.open_engine(engine, self.bundle, precision, options)
         self._lock = Lock()
         self._keep_warm: KeepWarm | None = None
         try:

@@ -5,10 +5,18 @@ Adding one is a file with an `Engine` subclass and a line in `ENGINES`; nothing 
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ..errors import EngineError
 from .base import DEFAULT_OPTIONS, Engine, EngineOptions, EngineOutput
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..manifest import Precision
+
+_logger = logging.getLogger("segrd_edge")
 
 # Name → "module:class", in the order in which "auto" tries them: a GPU where one works, then the faster of the CPU's.
 # OpenVINO runs the INT8 graph at the processor's limit; ONNX Runtime runs it slower than fp32 (benchmarks/results).
@@ -20,7 +28,7 @@ ENGINES: dict[str, str] = {
     "onnxruntime": "segrd_edge.engines.onnxruntime:OnnxRuntimeEngine",
 }
 
-__all__ = ["ENGINES", "Engine", "EngineOptions", "EngineOutput", "available", "create", "engine_class"]
+__all__ = ["ENGINES", "Engine", "EngineOptions", "EngineOutput", "available", "create", "engine_class", "open_engine"]
 
 
 def available() -> list[str]:
@@ -36,7 +44,7 @@ def engine_class(name: str) -> type[Engine]:
         EngineError: an unknown name, or "auto" where no engine is installed.
     """
     if name == "auto":
-        name = _first_available()
+        name = _automatic()[0]
     if name not in ENGINES:
         raise EngineError(f"unknown engine {name!r}", expected="auto, " + ", ".join(ENGINES), fix="name one of these")
     module, _, attribute = ENGINES[name].partition(":")
@@ -53,7 +61,27 @@ def create(name: str, graph: bytes, options: EngineOptions = DEFAULT_OPTIONS) ->
     return engine_class(name)(graph, options)
 
 
-def _first_available() -> str:
+def open_engine(
+    name: str, bundle: Bundle, precision: str = "auto", options: EngineOptions = DEFAULT_OPTIONS
+) -> tuple[Engine, Precision]:
+    """Load a graph of a bundle into the engine called `name`, and say which (`Engine.open`).
+
+    "auto" goes on with the next of `available()` where one does not work, and logs why.
+
+    Raises:
+        EngineError: unknown or missing engine, or none that works.
+        OptionError, BundleError: as `Engine.open`.
+    """
+    *others, last = _automatic() if name == "auto" else [name]
+    for candidate in others:
+        try:
+            return engine_class(candidate).open(bundle, precision, options)
+        except EngineError as error:  # noqa: PERF203  (loading takes a thousand times longer)
+            _logger.warning("the engine %s does not work here, so another is taken: %s", candidate, error)
+    return engine_class(last).open(bundle, precision, options)
+
+
+def _automatic() -> list[str]:
     names = available()
     if not names:
         raise EngineError(
@@ -61,4 +89,4 @@ def _first_available() -> str:
             expected="one of " + ", ".join(ENGINES),
             fix="pip install 'segrd-edge[openvino]', or pip install onnxruntime",
         )
-    return names[0]
+    return names

@@ -8,6 +8,7 @@ are fixed in the graph. The public methods here hold every check; a subclass wri
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..manifest import Precision
     from ..tensorrt.progress import Progress
 
+_logger = logging.getLogger("segrd_edge")
 Memory = Literal["auto", "pinned", "mapped"]
 
 
@@ -135,6 +137,10 @@ class Engine(ABC):
             OptionError: the bundle has no graph of this precision.
             BundleError, EngineError: the graph is damaged, or cannot be loaded here.
         """
+        if options.device:
+            _logger.warning(
+                "the engine %s runs on the processor: device=%d says nothing to it", cls.name, options.device
+            )
         chosen = cls._choose_precision(bundle) if precision == "auto" else bundle.precision(precision)
         return cls(bundle.graph(chosen), options), chosen
 

@@ -103,6 +103,8 @@ def _cuda(flavour: str, gpu: driver.Gpu) -> Lack | None:
         return None
     least = support.LEAST_DRIVER.get(made_for, f"one for CUDA {made_for}")
     fix = f"install the NVIDIA driver {least} or newer, or the {flavour} of CUDA {supported[0]}"
+    if flavour == "tensorrt" and supported[0] == 12:
+        fix += " in a new environment: pip install 'segrd-edge[tensorrt-cu12]'"
     if jetson.read() is not None:
         fix = f"pip uninstall it, and take JetPack's own: {library.flavour_named(flavour).install}"
     return Lack(

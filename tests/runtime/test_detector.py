@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segrd_edge import Bundle, Detector
-from segrd_edge.engines import EngineOutput
+from segrd_edge.engines import EngineOutput, engine_class
 from segrd_edge.errors import EngineError, FrameError, OptionError
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.selftest import TOLERANCE, golden_frame
@@ -53,6 +53,21 @@ def test_auto_takes_int8_only_where_it_is_faster(bundle_path: Path) -> None:
     with Detector(bundle_path) as fast, Detector(bundle_path, engine="onnxruntime") as portable:
         assert (fast.engine, fast.precision) == ("openvino", "int8")
         assert (portable.precision, portable.threshold) == ("fp32", 0.3)
+
+
+def test_auto_goes_on_where_an_engine_does_not_work(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, good_frame: np.ndarray
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise EngineError("no such instruction")
+
+    monkeypatch.setattr(engine_class("openvino"), "_load", refuse)
+    with Detector(bundle_path, device=3) as detector:
+        assert (detector.engine, detector.inspect(good_frame).verdict) == ("onnxruntime", "good")
+    assert "openvino does not work here, so another is taken: no such instruction" in caplog.text
+    assert "onnxruntime runs on the processor: device=3" in caplog.text
+    with pytest.raises(EngineError, match="no such instruction"):
+        Detector(bundle_path, engine="openvino")
 
 
 def test_timings_add_up(detector: Detector, good_frame: np.ndarray) -> None:

@@ -150,7 +150,8 @@ def test_an_old_driver(machine: Machine, package: str, cuda: str, lacks: bool) -
         assert lack.what == (
             f"the NVIDIA driver 550.54 supports CUDA up to {cuda}, and this tensorrt is made for CUDA 13"
         )
-        assert lack.fix == "install the NVIDIA driver r580 or newer, or the tensorrt of CUDA 12"
+        assert lack.fix.startswith("install the NVIDIA driver r580 or newer, or the tensorrt of CUDA 12 in a new env")
+        assert "segrd-edge[tensorrt-cu12]" in lack.fix
 
 
 def test_a_driver_whose_version_is_hidden(machine: Machine) -> None:
