@@ -25,7 +25,9 @@ def command(
     ] = True,
     data: Annotated[Path | None, typer.Option(help="Where the run's photographs are now.")] = None,
     calibration_images: Annotated[int, typer.Option(help="Frames that set the INT8 scales and bound float16.")] = 64,
-    int8_scope: Annotated[str, typer.Option(help="What INT8 covers: auto, all, no-fine, no-decoder or head.")] = "auto",
+    int8_scope: Annotated[
+        str, typer.Option(help="What INT8 covers: auto, all, no-fine, no-decoder, head, or encoder.")
+    ] = "auto",
     engine: Annotated[
         str,
         typer.Option(

@@ -65,7 +65,8 @@ def command(
     from .bundle import Bundle
 
     opened = Bundle.open(bundle)
-    flavour = choose_flavour(engine, device)
+    # TensorRT-RTX has no lean runtime: what keeps TensorRT itself from working is what a user of --lean must know.
+    flavour = "tensorrt" if lean and engine == "auto" else choose_flavour(engine, device)
     options = _options(flavour, lean=lean, workspace_mb=workspace_mb, level=level)
     choice = _prepare(opened, flavour, precision, options, fallback=fallback, device=device, cache=cache)
     written = None

@@ -299,6 +299,8 @@ class EngineCache:
                 if progress is not None:
                     progress(WAITING, 0, 1)
                 lock.acquire()
+                if progress is not None:
+                    progress(WAITING, 1, 1)
         try:
             yield
         finally:

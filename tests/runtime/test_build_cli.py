@@ -125,6 +125,16 @@ def test_lean_puts_the_engine_into_a_bundle(
     assert any("--versionCompatible --excludeLeanRuntime" in line["line"] for line in found["commands"])
 
 
+def test_lean_says_what_keeps_tensorrt_itself_from_working(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SEGRD_CACHE", str(tmp_path / "cache"))
+    install(monkeypatch, flavours=("tensorrt-rtx",))
+    done = build(bundle_path, "--lean")
+    assert done.exit_code == 2
+    assert "tensorrt needs the package 'tensorrt'" in done.stderr
+
+
 def test_what_cannot_be_is_refused(bundle_path: Path, tmp_path: Path) -> None:
     for arguments, what in (
         ([], "no bundle"),
