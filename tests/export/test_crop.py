@@ -69,5 +69,7 @@ def test_the_crop_of_a_run_is_the_crop_of_its_bundle(tmp_path: Path) -> None:
         assert (detector.takes_frames, detector.batch) == (True, 2)  # the graph cuts and resizes, two frames at once
         detector.self_test()
         whole, other = detector.inspect_batch([frame, changed])
-        assert whole.score == other.score == pytest.approx(inspection.score, abs=5e-3)
+        # ONNX Runtime sums an item in another order with its place in the batch, on several threads.
+        assert whole.score == pytest.approx(other.score, abs=1e-6)
+        assert whole.score == pytest.approx(inspection.score, abs=5e-3)
         assert whole.regions[0].box_xywh == CROP_XYWH
