@@ -93,8 +93,7 @@ class TensorRtEngine(Engine):
         """
         from ..tensorrt.choose import prepare
 
-        with cuda.open_device(options.device).current():  # the builder times kernels on the GPU that is current
-            choice = prepare(bundle, precision, flavour=cls.name, options=options, progress=progress)
+        choice = prepare(bundle, precision, flavour=cls.name, options=options, progress=progress)
         _logger.info("%s runs %s", cls.name, choice.reason)
         return choice.engine, choice.precision
 
