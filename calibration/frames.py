@@ -17,7 +17,7 @@ from segrd_edge.errors import OptionError
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import file_sha256
-from segrd_edge.training.synthesis import Image, PerlinDefects, SelfTextures, TextureFolder, foreground_mask
+from segrd_edge.training.synthesis import Image, Mask, PerlinDefects, SelfTextures, TextureFolder, foreground_mask
 
 DEFAULT_COUNT = 64
 _STREAM = 7  # keeps this generator apart from those of training with the same seed
@@ -32,6 +32,7 @@ class CalibrationFrame:
     path: Path
     sha256: str  # of the file; a synthetic defect is a function of file, seed and position
     kind: Literal["good", "synthetic"]
+    mask: Mask | None = None  # h×w, True on the synthetic defect; None of a good frame
 
 
 def choose_frames(
@@ -65,15 +66,15 @@ def choose_frames(
     frames = [CalibrationFrame(images[k], chosen[k], sums[k], "good") for k in range(good)]
     for k in range(good, count):
         i = k % len(chosen)
-        image = _with_defect(images[i], defects, np.random.default_rng([seed, _STREAM, k]))
-        frames.append(CalibrationFrame(image, chosen[i], sums[i], "synthetic"))
+        image, mask = _with_defect(images[i], defects, np.random.default_rng([seed, _STREAM, k]))
+        frames.append(CalibrationFrame(image, chosen[i], sums[i], "synthetic", mask))
     return frames
 
 
-def _with_defect(image: Image, defects: PerlinDefects, rng: np.random.Generator) -> Image:
+def _with_defect(image: Image, defects: PerlinDefects, rng: np.random.Generator) -> tuple[Image, Mask]:
     foreground = foreground_mask(image)
     for _ in range(_ATTEMPTS):
         corrupted, mask = defects(image, rng, foreground)
         if mask.any():
             break
-    return corrupted
+    return corrupted, mask

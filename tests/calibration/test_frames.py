@@ -27,6 +27,9 @@ def test_half_good_half_synthetic_each_on_its_own_photograph(photos: Path) -> No
         assert frame.sha256 == hashlib.sha256(frame.path.read_bytes()).hexdigest()
         clean = PREPROCESS.resize(read_frame(frame.path))
         assert np.array_equal(frame.image_bgr_u8, clean) == (frame.kind == "good")
+        changed = (frame.image_bgr_u8 != clean).any(axis=2)
+        assert (frame.mask is None) == (frame.kind == "good")
+        assert frame.mask is None or not (changed & ~frame.mask).any()
 
 
 def test_calibration_frames_are_cropped_like_all_others(photos: Path) -> None:
