@@ -39,7 +39,7 @@ def _pair(node: Any) -> tuple[Any, Any, Any] | None:
     convert = _only_reader(node, "Convert")
     back = convert and _only_reader(convert, "Convert")
     subtract = back and _only_reader(back, "Subtract")
-    return (node, convert, subtract) if subtract else None
+    return (node, convert, subtract) if subtract and _zero_point(subtract) == 0 else None
 
 
 def _reencode(quantise: Any, convert: Any, subtract: Any) -> None:
@@ -60,6 +60,16 @@ def _limits(quantise: Any) -> tuple[float, ...] | None:
     if any(source.get_type_name() != "Constant" or source.get_data().size != 1 for source in sources):
         return None
     return tuple(float(source.get_data().reshape(-1)[0]) for source in sources)
+
+
+def _zero_point(subtract: Any) -> float | None:
+    """What a Subtract takes away, where it is a scalar constant, as it is or behind a Convert."""
+    source = subtract.input(1).get_source_output().get_node()
+    if source.get_type_name() == "Convert":
+        source = source.input(0).get_source_output().get_node()
+    if source.get_type_name() != "Constant" or source.get_data().size != 1:
+        return None
+    return float(source.get_data().reshape(-1)[0])
 
 
 def _only_reader(node: Any, kind: str) -> Any:

@@ -14,8 +14,8 @@ onnxruntime = pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino")
 
 
-def _concat_net(scale: float) -> bytes:
-    """y = Conv1×1(DQ(Q(Concat(Relu(a), Relu(b))))) in int8 with zero point 0."""
+def _concat_net(scale: float, zero_point: int = 0) -> bytes:
+    """y = Conv1×1(DQ(Q(Concat(Relu(a), Relu(b))))) in int8."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def _concat_net(scale: float) -> bytes:
         "ws": np.full(16, 0.01, np.float32),
         "wz": np.zeros(16, np.int8),
         "s": np.float32(scale),
-        "z": np.array(0, np.int8),
+        "z": np.array(zero_point, np.int8),
     }
     nodes = [
         helper.make_node("Relu", ["a"], ["ra"]),
@@ -58,6 +58,11 @@ def test_the_same_function_behind_a_concat(scale: float) -> None:
     assert use_uint8_activations(model) == 1
     got = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(feeds)[0]
     assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+def test_another_zero_point_is_left_alone() -> None:
+    """Files of other tools: their zero point would be lost."""
+    assert use_uint8_activations(openvino.Core().read_model(_concat_net(0.03, zero_point=-128))) == 0
 
 
 def test_a_float_graph_is_left_alone(deploy_graph: Any) -> None:
