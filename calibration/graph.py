@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 import onnx
@@ -37,3 +39,13 @@ def expose(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     exposed.CopyFrom(model)
     exposed.graph.output.extend(known[name] for name in tensors if name not in present)
     return exposed
+
+
+def multiply_accumulates(model: onnx.ModelProto) -> dict[str, int]:
+    """Node name → multiply-accumulate operations of every convolution, of all items that the graph takes at once."""
+    found: Counter[str] = Counter()  # a convolution that two nodes share counts twice
+    for node in read_graph(model).nodes:
+        if node.op == "Conv":
+            items, _, *size_hw = node.outputs[0].shape
+            found[node.name] += items * math.prod(size_hw) * math.prod(node.inputs[1].shape)
+    return dict(found)

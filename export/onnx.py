@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,16 +99,6 @@ def fold_batch_norms(model: nn.Module, size_hw: tuple[int, int]) -> nn.Module:
             fix="every BatchNorm must follow its convolution directly, and nothing else may read that convolution",
         )
     return folded
-
-
-def multiply_accumulates(model: onnx.ModelProto) -> int:
-    """Multiply-accumulate operations of all convolutions, of a graph for one image; its patches all count."""
-    convolutions = [node for node in read_graph(model).nodes if node.op == "Conv"]
-    outputs = [node.outputs[0].shape for node in convolutions]
-    return sum(
-        items * math.prod(size_hw) * math.prod(node.inputs[1].shape)
-        for node, (items, _, *size_hw) in zip(convolutions, outputs, strict=True)
-    )
 
 
 def _widened(norm: Any, channels: int) -> nn.Module:

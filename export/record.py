@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 import onnx
 
 from segrd_edge.calibration.calibrate import Calibration
-from segrd_edge.calibration.graph import OPSET
+from segrd_edge.calibration.graph import OPSET, multiply_accumulates
 from segrd_edge.manifest import Manifest, Precision
 from segrd_edge.training.run import Run
 
 from .graphs import ExportGraph
 from .judge import Judgement
-from .onnx import multiply_accumulates
 
 GOLDEN_FILE = "golden.npz"
 
@@ -62,7 +61,7 @@ def _model(run: Run, graph: onnx.ModelProto) -> dict[str, Any]:
         "backbone": run.config.backbone,
         "teacher": run.record["teacher"],
         "parameters": sum(math.prod(tensor.dims) for tensor in graph.graph.initializer),
-        "gmacs": round(multiply_accumulates(graph) / 1e9, 3),
+        "gmacs": round(sum(multiply_accumulates(graph).values()) / 1e9, 3),
         "training": {
             "steps": run.record["steps"],
             "seed": run.config.seed,

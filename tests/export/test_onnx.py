@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segrd_edge.calibration.graph import multiply_accumulates
 from segrd_edge.calibration.plan import Plan
 from segrd_edge.errors import ExportError
 from segrd_edge.export import onnx as export_onnx
-from segrd_edge.export.onnx import PLAIN_OPS, fold_batch_norms, multiply_accumulates
+from segrd_edge.export.onnx import PLAIN_OPS, fold_batch_norms
 from segrd_edge.training.parts.reverse import TransposedConv
 
 SIZE_HW = (64, 96)
@@ -110,7 +111,7 @@ def test_multiply_accumulates(destseg_core: onnx.ModelProto) -> None:
     stem = 32 * 48 * 64 * 3 * 49  # by hand: output pixels × outputs × inputs × kernel
     output = _conv_output(destseg_core, "teacher.conv1")
     shallow = onnx.utils.Extractor(destseg_core).extract_model(["images"], [output])
-    assert multiply_accumulates(shallow) == stem
+    assert multiply_accumulates(shallow) == {"teacher.conv1": stem}
 
 
 def _conv_output(model: onnx.ModelProto, name: str) -> str:
