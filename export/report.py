@@ -21,14 +21,15 @@ from segrd_edge.training.run import Run
 
 from . import report_record as records
 from . import report_sections as sections
+from .page import render
 from .report_latency import LatencyTable, measure_latency
 from .report_pictures import synthetic_pictures
-from .report_text import megabytes, number, percent, plural, significant, size, training_time
+from .report_text import megabytes, plural, significant, size, training_time
 
 if TYPE_CHECKING:
     from .bundle import ExportResult
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
 def write_report(path: str | Path, run: Run, result: ExportResult) -> Path:
@@ -43,7 +44,7 @@ def write_report(path: str | Path, run: Run, result: ExportResult) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_render(_page(run, result)), encoding="utf-8")
+    path.write_text(render(_TEMPLATE, _page(run, result)), encoding="utf-8")
     return path
 
 
@@ -129,19 +130,3 @@ def _typical_frame(photographs: Sequence[Path], run: Run, bundle: Bundle) -> npt
         image = np.asarray(bundle.golden()["images"][0], np.uint8)
         preprocess = run.preprocess
         return golden_frame(image, preprocess, preprocess.least_frame_hw) if preprocess.crop_xywh else image
-
-
-def _render(page: dict[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    templates = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters.update(number=number, percent=percent, plural=plural, svg=Markup)
-    style = Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    return templates.get_template("report.html").render(page, style=style)
