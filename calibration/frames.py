@@ -2,26 +2,53 @@
 
 Activations on defects are the ones that must not be clipped, and good images do not show them. Real defect images are
 for testing and never used here.
+
+A scale has to cover what the line will show, so the photographs are chosen to differ: each next one is the farthest
+from all chosen before (farthest-point sampling; Gonzalez 1985 shows that no choice of as many leaves any photograph
+less than half as far from its nearest chosen one). What differs is seen on thumbnails, where lighting, colour, position
+and kind of part show and the camera's noise does not. A random choice follows the folder instead: a hundred frames of a
+part that stood still would be most of the set.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
 from segrd_edge.errors import OptionError
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import file_sha256
-from segrd_edge.training.synthesis import Image, Mask, PerlinDefects, SelfTextures, TextureFolder, foreground_mask
+from segrd_edge.training.synthesis import (
+    DEFECTS,
+    Defects,
+    Image,
+    Mask,
+    SelfTextures,
+    TextureFolder,
+    create_defects,
+    foreground_mask,
+)
+
+from .progress import Track, untracked
 
 DEFAULT_COUNT = 64
+FEWEST, MOST = 32, 512  # calibration frames
+THUMBNAIL_PX = 16  # side of what photographs are compared by
+# Root mean square difference of two thumbnails, grey levels, below which they show the same. Nearest neighbours among
+# the good photographs of six real categories are 0.7 (ball_screw) to 33 (metal_plate) apart; a still part under camera
+# noise of 5 grey levels is about 0.4 apart from itself.
+NEAR_DUPLICATE = 1.0
+_LOOKED_AT = 2048  # of more photographs a random part is compared
 _STREAM = 7  # keeps this generator apart from those of training with the same seed
-_ATTEMPTS = 8  # about one mask in twenty comes out empty
+_ATTEMPTS = 8  # about one Perlin mask in twenty comes out empty
 
 
 @dataclass(frozen=True)
@@ -33,6 +60,22 @@ class CalibrationFrame:
     sha256: str  # of the file; a synthetic defect is a function of file, seed and position
     kind: Literal["good", "synthetic"]
     mask: Mask | None = None  # h×w, True on the synthetic defect; None of a good frame
+    defect: str | None = None  # name in training.synthesis.DEFECTS; None of a good frame
+
+    @property
+    def pixels_sha256(self) -> str:
+        """Of `image_bgr_u8`, rows from the top, pixels from the left, bytes B G R: what calibrates, exactly."""
+        return hashlib.sha256(np.ascontiguousarray(self.image_bgr_u8).tobytes()).hexdigest()
+
+
+def check_count(count: int) -> None:
+    """OptionError unless so many calibration frames can be asked for."""
+    if not FEWEST <= count <= MOST:
+        raise OptionError(
+            f"{count} calibration frames",
+            expected=f"{FEWEST} to {MOST}: fewer do not show what the line will, more only take longer",
+            fix=f"for example --calibration-images {DEFAULT_COUNT}; fewer photographs than that are no obstacle",
+        )
 
 
 def choose_frames(
@@ -42,12 +85,20 @@ def choose_frames(
     count: int = DEFAULT_COUNT,
     seed: int = 0,
     textures: str | Path | None = None,
+    synthetic: bool = True,
+    track: Track = untracked,
 ) -> list[CalibrationFrame]:
     """Seeded choice of `count` frames: half good, half synthetic defects, all on different photographs while they last.
 
+    Photographs that show the same (NEAR_DUPLICATE) count as one. Where too few are left, more of the frames are
+    synthetic. The kinds of synthetic defects take turns.
+
     Args:
         photos: photographs of good parts, best those that trained (the held-out ones set the threshold).
-        textures: folder for synthetic defects; None cuts them from the chosen photographs.
+        count: see `check_count` for what calibration allows.
+        textures: folder for Perlin-shaped defects; None cuts them from the chosen photographs.
+        synthetic: False takes good frames only, and perhaps fewer than `count`: to show what that costs.
+        track: wraps the photographs that are read, for a progress bar.
 
     Raises:
         OptionError: no photographs, or fewer than two frames asked for.
@@ -57,21 +108,60 @@ def choose_frames(
             f"{count} calibration frames from {len(photos)} photographs",
             expected="at least 2 frames, one good and one with a synthetic defect, and at least 1 photograph",
         )
-    order = np.random.default_rng([seed, _STREAM]).permutation(len(photos))[:count]
-    chosen = [photos[i] for i in order]
-    images = [preprocess.resize(read_frame(path, value_range=preprocess.value_range)) for path in chosen]
+    chosen = _different(photos, preprocess, count, np.random.default_rng([seed, _STREAM]), track)
+    chosen = chosen[0::2] + chosen[1::2]  # the good half and the other one are equally diverse
+    images = [_network_image(path, preprocess) for path in chosen]
     sums = [file_sha256(path) for path in chosen]
-    defects = PerlinDefects(TextureFolder(textures) if textures else SelfTextures(images))
-    good = min(count // 2, len(chosen))
+    good = min(count // 2 if synthetic else count, len(chosen))
     frames = [CalibrationFrame(images[k], chosen[k], sums[k], "good") for k in range(good)]
-    for k in range(good, count):
-        i = k % len(chosen)
-        image, mask = _with_defect(images[i], defects, np.random.default_rng([seed, _STREAM, k]))
-        frames.append(CalibrationFrame(image, chosen[i], sums[i], "synthetic", mask))
+    sources = TextureFolder(textures) if textures else SelfTextures(images)
+    defects = [(name, create_defects([name], images, sources)) for name in DEFECTS]
+    for k in range(good, count if synthetic else good):
+        i, (name, draw) = k % len(chosen), defects[k % len(defects)]
+        image, mask = _with_defect(images[i], draw, np.random.default_rng([seed, _STREAM, k]))
+        frames.append(CalibrationFrame(image, chosen[i], sums[i], "synthetic", mask, name))
     return frames
 
 
-def _with_defect(image: Image, defects: PerlinDefects, rng: np.random.Generator) -> tuple[Image, Mask]:
+def _different(
+    photos: Sequence[Path], preprocess: Preprocess, count: int, rng: np.random.Generator, track: Track
+) -> list[Path]:
+    """At most `count` photographs that show something different, the most different first. Holds their thumbnails."""
+    looked_at = [photos[i] for i in rng.permutation(len(photos))[:_LOOKED_AT]]
+    thumbnails = np.stack(
+        [_thumbnail(_network_image(path, preprocess)) for path in track(looked_at, "reading photographs")]
+    )
+    return [looked_at[i] for i in farthest_points(thumbnails, count, NEAR_DUPLICATE)]
+
+
+def farthest_points(points: npt.NDArray[np.float32], count: int, least: float) -> list[int]:
+    """Indices of at most `count` points (n×d): the first, then each time the one farthest from all before.
+
+    Distances are root mean squares over the d coordinates. Ends early where none is at least `least` away.
+    """
+    chosen = [0]
+    distance = _rms(points - points[0])
+    while len(chosen) < count and distance.max() >= least:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, _rms(points - points[chosen[-1]]))
+    return chosen
+
+
+def _rms(differences: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.sqrt(np.square(differences).mean(axis=1))
+
+
+def _thumbnail(image: Image) -> npt.NDArray[np.float32]:
+    """16·16·3 mean grey levels."""
+    small = cv2.resize(image.astype(np.float32), (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32).reshape(-1)
+
+
+def _network_image(path: Path, preprocess: Preprocess) -> Image:
+    return preprocess.resize(read_frame(path, value_range=preprocess.value_range))
+
+
+def _with_defect(image: Image, defects: Defects, rng: np.random.Generator) -> tuple[Image, Mask]:
     foreground = foreground_mask(image)
     for _ in range(_ATTEMPTS):
         corrupted, mask = defects(image, rng, foreground)
