@@ -24,6 +24,7 @@ from segrd_edge.manifest import Manifest, Precision
 from segrd_edge.training.data import Photo, file_sha256, scan
 from segrd_edge.training.evaluate import Evaluation, evaluation_photos
 from segrd_edge.training.run import Run
+from segrd_edge.training.synthetic_test import SyntheticFrame, synthetic_frames
 
 from .deploy import build_deploy_graph
 from .golden import differences, golden_outputs
@@ -45,7 +46,7 @@ class ExportResult:
     path: Path
     manifest: Manifest
     held_out_scores: dict[str, list[float]]  # of the good images that set each threshold
-    evaluations: dict[str, Evaluation]  # empty without defect images
+    evaluations: dict[str, Evaluation]  # by precision, all from one source: `Evaluation.source`; may be empty
     graph_bytes: dict[Precision, int]
     calibration: Calibration | None  # None without INT8
     target: Target = CPU
@@ -80,7 +81,8 @@ def export_bundle(
         calibration_images: number of calibration frames, half of them with synthetic defects. They decide on float16
             too.
         int8_scope: what INT8 covers, see `calibration.calibrate`.
-        evaluate: measure every graph on the folder's test photographs, where there are defects among them.
+        evaluate: measure every graph on the folder's test photographs or, where there are no defects among them, on
+            synthetic defects on the held-out photographs.
         target: for TensorRT, further graphs are added: fp16, and mixed where there is INT8.
         said: called with a line of progress before each stage.
 
@@ -106,7 +108,8 @@ def export_bundle(
         scope=int8_scope,
         said=said,
     )
-    judgements = {precision: _judge(run, photographs, precision, graphs[precision], said) for precision in graphs}
+    synthetic = _paint(run, photographs, said) if evaluate and not photographs.test else []
+    judgements = {p: _judge(run, photographs, synthetic, p, graph, said) for p, graph in graphs.items()}
     for notice in sorted({j.evaluation.notice for j in judgements.values() if j.evaluation and j.evaluation.notice}):
         said(notice)  # the same for every precision
 
@@ -148,12 +151,34 @@ def _export_float(
     return graph, check_parity(run.model, graph, run.preprocess, run.map_spec, golden)
 
 
-def _judge(run: Run, photographs: _Photographs, precision: Precision, graph: ExportGraph, said: Said) -> Judgement:
+def _paint(run: Run, photographs: _Photographs, said: Said) -> list[SyntheticFrame]:
+    """The same for every precision. Textures are the photographs' own, so that segrd-eval can paint these again."""
+    said("the folder has no photographs of defects: painting synthetic ones on held-out images, for the metrics")
+    config = run.config
+    return synthetic_frames(run.preprocess, photographs.held_out, foreground=config.foreground, seed=config.seed)
+
+
+def _judge(
+    run: Run,
+    photographs: _Photographs,
+    synthetic: Sequence[SyntheticFrame],
+    precision: Precision,
+    graph: ExportGraph,
+    said: Said,
+) -> Judgement:
     """By its network images, whatever the graph in the bundle takes: photographs come in sizes of their own."""
     held_out, test = photographs.held_out, photographs.test
-    said(f"scoring {len(held_out)} held-out and {len(test)} test images with {precision}")
-    false_reject = run.config.false_reject
-    return judge(graph.judged, run.preprocess, held_out, test, false_reject=false_reject, engine=graph.engine)
+    tested = f"{len(synthetic)} synthetic" if synthetic else f"{len(test)} test"
+    said(f"scoring {len(held_out)} held-out and {tested} images with {precision}")
+    return judge(
+        graph.judged,
+        run.preprocess,
+        held_out,
+        test,
+        synthetic=synthetic,
+        false_reject=run.config.false_reject,
+        engine=graph.engine,
+    )
 
 
 def _find_photographs(run: Run, data: str | Path | None, evaluate: bool) -> _Photographs:

@@ -96,7 +96,9 @@ def command(
 
 def _show(result: ExportResult, *, as_json: bool) -> None:
     headings = ("size, MB", "max |Δscore|", "threshold", *_METRICS.values())
-    table = new_table(str(result.path), "precision", *headings)
+    evaluation = next(iter(result.evaluations.values()), None)
+    title = f"{result.path}, metrics from {evaluation.source}" if evaluation else str(result.path)
+    table = new_table(title, "precision", *headings)
     for precision in result.graph_bytes:
         row = _figures(result, precision)
         metrics = ["–" if row[name] is None else f"{row[name]:.4f}" for name in _METRICS]
@@ -104,6 +106,8 @@ def _show(result: ExportResult, *, as_json: bool) -> None:
         table.add_row(precision, *figures, *metrics)
     print_table(table, as_json=as_json)
     console.print("max |Δscore|: of fp32 from torch, of the others from fp32, on the golden images")
+    if evaluation and evaluation.caution:
+        console.print(evaluation.caution, markup=False, soft_wrap=True)
 
 
 def _as_json(result: ExportResult, page: Path | None, verdicts: Sequence[Verdict], *, built: bool) -> dict[str, Any]:
@@ -129,5 +133,6 @@ def _figures(result: ExportResult, precision: Any) -> dict[str, Any]:
         "drift": record.drift,
         "threshold": record.threshold.value,
         "statement": record.threshold.statement,
+        "source": metrics.get("source"),
         **{name: metrics.get(name) for name in _METRICS},
     }

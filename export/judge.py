@@ -1,5 +1,8 @@
 """What one graph makes of the photographs: a threshold from held-out good images, metrics on the test images.
 
+Where there are no photographs of defects, the metrics come from synthetic ones (`training.synthetic_test`), which say
+nothing about escapes.
+
 Every precision is judged by itself, in the engine that will run it: a threshold that is right for float32 is not right
 for INT8.
 """
@@ -19,6 +22,7 @@ from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import Photo
 from segrd_edge.training.evaluate import Evaluation, Predictor, evaluate_photos
+from segrd_edge.training.synthetic_test import SyntheticFrame, evaluate_frames
 from segrd_edge.training.threshold import Threshold, choose_threshold
 
 
@@ -28,7 +32,7 @@ class Judgement:
 
     held_out_scores: list[float]  # of the good images that the threshold comes from
     threshold: Threshold
-    evaluation: Evaluation | None  # None where there are no defect images to test on
+    evaluation: Evaluation | None  # None where there is nothing to test on
 
 
 def judge(
@@ -37,32 +41,44 @@ def judge(
     held_out: Sequence[Path],
     test: Sequence[Photo],
     *,
+    synthetic: Sequence[SyntheticFrame] = (),
     false_reject: float,
     engine: str = "auto",
 ) -> Judgement:
-    """Run a deploy graph on photographs.
+    """Run a deploy graph of network images on photographs.
 
     Args:
         held_out: good photographs that neither training nor calibration has seen.
         test: photographs to evaluate on, may be empty. Their defects state the escape rate, never move the threshold.
+        synthetic: what to evaluate on where `test` is empty. No escape rate follows from these.
         false_reject: budget of good parts called defective.
         engine: "auto" is the fastest installed, which a Detector takes as well.
     """
     loaded = engines.create(engine, graph.SerializeToString())
+    on_image = _predictor(loaded)
+
+    def on_frame(frame: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
+        return on_image(preprocess.resize(frame))
+
     try:
-        predictor = _predictor(loaded, preprocess)
-        scores = [predictor(read_frame(path, value_range=preprocess.value_range))[1] for path in held_out]
-        evaluation = evaluate_photos(predictor, preprocess, test) if test else None
+        scores = [on_frame(read_frame(path, value_range=preprocess.value_range))[1] for path in held_out]
+        evaluation = None
+        if test:
+            evaluation = evaluate_photos(on_frame, preprocess, test)
+        elif synthetic:
+            evaluation = evaluate_frames(on_image, synthetic)
     finally:
         loaded.close()
-    defect_scores = evaluation.defect_scores if evaluation else None
+    defect_scores = evaluation.defect_scores if evaluation and not evaluation.is_synthetic else None
     threshold = choose_threshold(scores, false_reject=false_reject, defect_scores=defect_scores)
     return Judgement(scores, threshold, evaluation)
 
 
-def _predictor(engine: engines.Engine, preprocess: Preprocess) -> Predictor:
-    def predict(frame: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
-        output = engine.run(preprocess.resize(frame))
+def _predictor(engine: engines.Engine) -> Predictor:
+    """Of network images."""
+
+    def predict(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
+        output = engine.run(image)
         return output.anomaly_map.copy(), output.score  # the engine overwrites its own map
 
     return predict

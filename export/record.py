@@ -80,6 +80,7 @@ def _data(run: Run) -> dict[str, Any]:
         "held_out": len(run.data["held_out"]),
         # so that an evaluation of the bundle can tell the good images that training has not seen
         "held_out_sha256": [entry["sha256"] for entry in run.data["held_out"]],
+        "foreground": run.config.foreground,  # and can keep synthetic defects where training kept them
     }
 
 

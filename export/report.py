@@ -59,6 +59,7 @@ def _page(run: Run, result: ExportResult) -> dict[str, Any]:
         "title": manifest.product,
         "facts": _facts(run, result),
         "missing": "" if evaluations else sections.missing_images(run),
+        "caution": sections.caution_of(evaluations),
         "verdict": sections.verdict_section(run, manifest, evaluations),
         "data": sections.data_section(run, evaluations.get(manifest.default_precision), photographs),
         "synthetic": synthetic_pictures(run.folder / "synthetic"),
@@ -76,7 +77,13 @@ def _page(run: Run, result: ExportResult) -> dict[str, Any]:
         "environment": [*records.training_record(run), *records.environment()],
         "packages": records.packages(),
         "checksums": records.checksums(bundle, run),
-        "commands": records.commands(run, result.path, result.target, int8="int8" in manifest.graphs),
+        "commands": records.commands(
+            run,
+            result.path,
+            result.target,
+            int8="int8" in manifest.graphs,
+            synthetic=bool(sections.caution_of(evaluations)),
+        ),
     }
 
 
@@ -115,7 +122,7 @@ def _latency(table: LatencyTable) -> dict[str, Any]:
 def _photographs(run: Run, evaluations: Mapping[str, Evaluation]) -> list[Path]:
     """Photographs to look at: the evaluated ones, which lie where the export found them, or the held-out ones."""
     for evaluation in evaluations.values():
-        return [frame.photo.path for frame in evaluation.frames]
+        return list(dict.fromkeys(frame.photo.path for frame in evaluation.frames))
     try:
         return run.photo_paths("held_out")
     except TrainingError:

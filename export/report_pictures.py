@@ -35,12 +35,19 @@ class CasePictures:
 
 
 def case_pictures(result: FrameResult, preprocess: Preprocess, threshold: float) -> CasePictures:
-    """Frame, heat map with the outline of what reaches the threshold, and mask."""
+    """Frame, heat map with the outline of what reaches the threshold, and mask.
+
+    A synthetic defect is painted on the network image; it is shown, enlarged, where that lies in the frame.
+    """
     try:
         frame = read_frame(result.photo.path, value_range=preprocess.value_range)
     except SegrdError:
         return CasePictures(None, None, None)
     placement = preprocess.placement((frame.shape[0], frame.shape[1]))
+    if result.painted_bgr_u8 is not None:
+        seen = placement.seen(frame)
+        painted = np.ascontiguousarray(placement.covered(result.painted_bgr_u8))
+        seen[...] = cv2.resize(painted, seen.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     mask = None if result.mask is None else _to_png(_mask_picture(result.mask, placement))
     return CasePictures(_to_jpeg(_shrink(frame)), _to_jpeg(_heat_picture(frame, result, placement, threshold)), mask)
 

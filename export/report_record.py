@@ -153,7 +153,7 @@ def checksums(bundle: Bundle, run: Run) -> list[tuple[str, str]]:
     return [*rows, (f"teacher {teacher['name']}", teacher["sha256"])] if teacher else rows
 
 
-def commands(run: Run, bundle: Path, target: Target, *, int8: bool) -> list[str]:
+def commands(run: Run, bundle: Path, target: Target, *, int8: bool, synthetic: bool) -> list[str]:
     """What was typed, or could have been, to get here and to go on."""
     data, folder, name = (shlex.quote(str(value)) for value in (run.config.data, run.folder, bundle))
     precision = "--int8" if int8 else "--no-int8"
@@ -161,7 +161,7 @@ def commands(run: Run, bundle: Path, target: Target, *, int8: bool) -> list[str]
         " ".join(["segrd-train", data, "--out", folder, *_train_options(run)]),
         " ".join(["segrd-export", folder, precision, *_target_options(target), f"--out {name}"]),
         *([f"segrd-build {name}"] if target.is_tensorrt else []),
-        f"segrd-eval {name} {data}",
+        f"segrd-eval {name} {data}{' --synthetic' if synthetic else ''}",
         f"segrd-bench {name}",
         f"segrd-inspect {name} FRAMES --out results",
     ]

@@ -53,7 +53,9 @@ def verdict_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> d
     """Can I use this? For the default precision, with the others beside it."""
     chosen, thresholds = manifest.default_precision, thresholds_of(manifest)
     record = manifest.graphs[chosen].threshold
-    errors = {name: count_errors(evaluation, thresholds[name]) for name, evaluation in evaluations.items()}
+    # Escapes, and so the answer, come from photographs alone: synthetic defects have none to tell of.
+    real = {name: evaluation for name, evaluation in evaluations.items() if not evaluation.is_synthetic}
+    errors = {name: count_errors(evaluation, thresholds[name]) for name, evaluation in real.items()}
     found, fresh = errors.get(chosen), has_good_test_images(run)
     verdict = answer(found, record.false_reject)
     title, advised = (
@@ -62,6 +64,8 @@ def verdict_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> d
         else unknown_verdict(missing_images(run))
     )
     sentences = error_sentences(found, record.false_reject, fresh_good=fresh) if found else []
+    if caution := caution_of(evaluations):
+        sentences.append(caution)
     return {
         "answer": verdict,
         "headline": title,
@@ -77,6 +81,11 @@ def verdict_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> d
     }
 
 
+def caution_of(evaluations: Evaluations) -> str:
+    """What must be said beside metrics on synthetic defects; empty where they come from photographs, or not at all."""
+    return next((evaluation.caution or "" for evaluation in evaluations.values()), "")
+
+
 def _differences(manifest: Manifest, evaluations: Evaluations) -> list[str]:
     """A sentence for every precision that fp32 can be compared with, or why there is none."""
     thresholds = thresholds_of(manifest)
@@ -89,7 +98,9 @@ def _differences(manifest: Manifest, evaluations: Evaluations) -> list[str]:
         ]
     return [
         difference_sentence(
-            name, compare(evaluations[REFERENCE], evaluations[name], (thresholds[REFERENCE], thresholds[name]))
+            name,
+            compare(evaluations[REFERENCE], evaluations[name], (thresholds[REFERENCE], thresholds[name])),
+            synthetic=evaluations[name].is_synthetic,
         )
         for name in others
         if name in evaluations
@@ -112,9 +123,11 @@ def _verdict_row(
 
 def data_section(run: Run, evaluation: Evaluation | None, photographs: Sequence[Path]) -> dict[str, Any]:
     """Counts by purpose, problems, sizes; the frame size from some of `photographs`, which may be gone."""
+    synthetic = evaluation is not None and evaluation.is_synthetic
+    carries = ", and carry the synthetic defects of the metrics" if synthetic else ""
     rows = [
         ("good, to train on", len(run.data["train"]), "set the weights, under synthetic defects"),
-        ("good, held out", len(run.data["held_out"]), "set the threshold; never trained on"),
+        ("good, held out", len(run.data["held_out"]), f"set the threshold{carries}; never trained on"),
     ]
     kinds = {key.removeprefix("test/"): count for key, count in run.data["counts"].items() if key.startswith("test/")}
     good_first = sorted(kinds, key=lambda kind: (kind != GOOD, kind))
@@ -126,7 +139,7 @@ def data_section(run: Run, evaluation: Evaluation | None, photographs: Sequence[
 def _mask_note(kind: str, evaluation: Evaluation | None) -> str:
     outside = 0 if evaluation is None else sum(photo.kind == kind for photo in evaluation.left_out)
     left_out = f"; {outside} left out: the defects lie outside the crop" if outside else ""
-    if evaluation is None or (kind != GOOD and kind not in evaluation.by_kind):
+    if evaluation is None or evaluation.is_synthetic or (kind != GOOD and kind not in evaluation.by_kind):
         return f"not evaluated{left_out}"
     if kind == GOOD:
         return "measure false rejects"
@@ -167,7 +180,7 @@ def scores_section(
 ) -> list[dict[str, str]]:
     """A histogram chart per precision, on one common axis."""
     thresholds = thresholds_of(manifest)
-    separate = has_good_test_images(run)
+    separate = has_good_test_images(run) and not caution_of(evaluations)
     groups = {
         name: score_groups(held_out.get(name, []), evaluations.get(name), separate=separate) for name in manifest.graphs
     }
@@ -206,13 +219,13 @@ def cases_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> lis
     if chosen not in evaluations:
         return []
     evaluation, threshold = evaluations[chosen], thresholds_of(manifest)[chosen]
-    others = {
-        name: {f.photo.path: f.score for f in other.frames} for name, other in evaluations.items() if name != chosen
-    }
+    others = {name: {f.photo: f.score for f in other.frames} for name, other in evaluations.items() if name != chosen}
 
     def card(frame: FrameResult) -> dict[str, Any]:
         path = frame.photo.path
-        also = ", ".join(f"{name} {score(scores[path])}" for name, scores in others.items() if path in scores)
+        also = ", ".join(
+            f"{name} {score(scores[frame.photo])}" for name, scores in others.items() if frame.photo in scores
+        )
         pictures = case_pictures(frame, run.preprocess, threshold)
         return {
             "pictures": pictures, "file": f"{path.parent.name}/{path.name}", "kind": frame.photo.kind,
@@ -220,20 +233,17 @@ def cases_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> lis
         }  # fmt: skip
 
     cases = choose_cases(evaluation.frames)
-    missed = sum(f.score < threshold for f in cases.hardest)
+    hard, clear = (sum(f.score < threshold for f in group) for group in (cases.hardest, cases.clearest))
     rejected = sum(f.score >= threshold for f in cases.highest_good)
+    defects, missed = ("synthetic defects", "missed defect") if evaluation.is_synthetic else ("defects", "escape")
     groups = [
-        ("Hardest defects", _lead(missed, "lowest scores of all defects", "escape"), cases.hardest),
+        (f"Hardest {defects}", _lead(hard, f"lowest scores of all {defects}", missed), cases.hardest),
         (
             "Highest-scoring good images",
             _lead(rejected, "highest scores of all good images", "false reject"),
             cases.highest_good,
         ),
-        (
-            "Clearest detections",
-            _lead(sum(f.score < threshold for f in cases.clearest), "highest scores of all defects", "escape"),
-            cases.clearest,
-        ),
+        ("Clearest detections", _lead(clear, f"highest scores of all {defects}", missed), cases.clearest),
     ]
     return [
         {"title": title, "lead": lead, "cards": [card(f) for f in frames]} for title, lead, frames in groups if frames
@@ -252,10 +262,9 @@ def _article(noun: str) -> str:
 
 def _judge(frame: FrameResult, threshold: float) -> dict[str, str]:
     if frame.photo.is_defect:
+        missed = "escape" if frame.painted_bgr_u8 is None else "missed"
         return (
-            {"outcome": "found", "tone": "right"}
-            if frame.score >= threshold
-            else {"outcome": "escape", "tone": "wrong"}
+            {"outcome": "found", "tone": "right"} if frame.score >= threshold else {"outcome": missed, "tone": "wrong"}
         )
     return (
         {"outcome": "false reject", "tone": "wrong"}

@@ -144,7 +144,7 @@ def error_sentences(errors: Errors, budget: float, *, fresh_good: bool) -> list[
     return sentences
 
 
-def difference_sentence(precision: str, difference: Difference) -> str:
+def difference_sentence(precision: str, difference: Difference, *, synthetic: bool) -> str:
     verdicts = difference.verdicts
     change = (
         "Both precisions give the same verdict on all"
@@ -156,7 +156,8 @@ def difference_sentence(precision: str, difference: Difference) -> str:
         ends += f"; image AUROC changes by {signed(difference.image_auroc)}"
     if difference.pixel_ap is not None:
         ends += f", pixel AP by {signed(difference.pixel_ap)}"
-    return f"{change} {plural(verdicts.total, 'test image')}, each at its own threshold; {ends}."
+    tested = plural(verdicts.total, "test image") + (" with and without synthetic defects" if synthetic else "")
+    return f"{change} {tested}, each at its own threshold; {ends}."
 
 
 def training_time(run: Run) -> str:

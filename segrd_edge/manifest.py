@@ -122,7 +122,11 @@ class GraphRecord(Record):
         default=[], description="of a graph with float16 layers, the floating-point nodes that keep float32, and why"
     )
     threshold: ThresholdRecord
-    metrics: dict[str, JsonValue] | None = Field(default=None, description="metrics on the test images")
+    metrics: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="metrics, and what they come from: `source` is test photographs, or synthetic defects on held-out "
+        "good images; without it, test photographs",
+    )
 
 
 class CalibrationFrame(Record):

@@ -113,6 +113,10 @@ def train(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run's folder or a .segrd bundle.")],
     photos: Annotated[Path, typer.Argument(help="Photographs to evaluate on, with defect folders.")],
+    synthetic: Annotated[
+        bool,
+        typer.Option("--synthetic", help="Without defect photographs: synthetic defects on the held-out good images."),
+    ] = False,
     precision: Annotated[str, typer.Option(help="Precision of a bundle: auto, fp32 or int8.")] = "auto",
     engine: Annotated[str, typer.Option(help="Engine of a bundle: auto, openvino or onnxruntime.")] = "auto",
     json: Annotated[bool, json_option] = False,
@@ -121,11 +125,18 @@ def evaluate(
     from .evaluate import evaluate as evaluate_model
 
     result = evaluate_model(
-        model, photos, precision=precision, engine=engine, track=lambda items: track(items, "evaluating", len(items))
+        model,
+        photos,
+        synthetic=synthetic,
+        precision=precision,
+        engine=engine,
+        track=lambda items: track(items, "evaluating", len(items)),
     )
-    if result.notice:
-        console.print(result.notice, markup=False, soft_wrap=True)
-    table = new_table(f"{model} on {photos}", "kind", *METRICS, "images")
+    for remark in (result.notice, result.caution):
+        if remark:
+            console.print(remark, markup=False, soft_wrap=True)
+    title = f"{model} on {result.source}, {photos}" if synthetic else f"{model} on {photos}"
+    table = new_table(title, "kind", *METRICS, "images")
     rows = {**result.by_kind, "all": result.metrics}
     for kind, metrics in rows.items():
         values = metrics.to_dict()

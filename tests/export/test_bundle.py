@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from segrd_edge import engines
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
 from segrd_edge.engines import create
@@ -29,6 +30,7 @@ from segrd_edge.selftest import self_test
 from segrd_edge.tensorrt import timing
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.data import file_sha256
+from segrd_edge.training.evaluate import evaluate
 from segrd_edge.training.predict import predict
 from segrd_edge.training.run import Run, RunConfig
 from segrd_edge.training.train import train
@@ -113,6 +115,7 @@ def test_every_precision_has_parity_its_own_threshold_and_metrics(run: Run, resu
         assert record.threshold.n_good == len(run.data["held_out"]) == len(result.held_out_scores[precision])
         assert record.threshold.n_defect == 4
         assert record.metrics is not None
+        assert record.metrics["source"] == "test photographs"
         assert record.metrics["images_good"] == 4
         assert record.metrics["image_auroc"] == result.evaluations[precision].metrics.image_auroc
     parity = result.manifest.graphs["fp32"].parity
@@ -199,6 +202,25 @@ def test_fp32_only_without_evaluation(run: Run, tmp_path: Path) -> None:
     assert result.evaluations == {}
     assert result.manifest.graphs["fp32"].metrics is None
     assert [line.split()[0] for line in lines] == ["writing", "comparing", "scoring", "writing"]
+
+
+def test_without_defects_the_metrics_come_from_synthetic_ones(run: Run, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(Path(run.config.data) / "train", photos / "train")
+    lines: list[str] = []
+    result = export_bundle(run, tmp_path / "x.segrd", int8=False, data=photos, said=lines.append)
+    evaluation, record = result.evaluations["fp32"], Bundle.open(result.path).manifest.graphs["fp32"]
+    assert f"scoring 8 held-out and {len(evaluation.frames)} synthetic images with fp32" in lines
+    assert len(evaluation.by_kind) == 3
+    assert record.metrics is not None
+    assert record.metrics["source"] == evaluation.source == "synthetic defects on 8 held-out good images"
+    assert {frame.photo.path for frame in evaluation.frames} == set(run.photo_paths("held_out", photos))
+    assert evaluation.good_scores == result.held_out_scores["fp32"]
+    # Nothing that is said of escapes comes from them.
+    assert (record.threshold.escape_rate, record.threshold.n_defect) == (None, 0)
+    assert record.threshold.histogram.defect is None
+    again = evaluate(result.path, photos, synthetic=True, engine=engines.available()[0], precision="fp32")
+    assert again.to_dict() == record.metrics
 
 
 def test_photographs_that_changed_or_went_are_refused(run: Run, tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ from segrd_edge.export.report import _typical_frame, write_report
 from segrd_edge.export.report_facts import Errors, Share, answer, choose_cases, compare, count_errors
 from segrd_edge.export.report_pictures import case_pictures
 from segrd_edge.export.target import Target
+from segrd_edge.frames import read_frame
 from segrd_edge.manifest import LeftFloat, Manifest
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import Photo
-from segrd_edge.training.evaluate import Evaluation, evaluate_photos
+from segrd_edge.training.evaluate import Evaluation, FrameResult, evaluate_photos
 from segrd_edge.training.run import Run, RunConfig
+from segrd_edge.training.synthetic_test import evaluate_frames, synthetic_frames
 from segrd_edge.training.threshold import choose_threshold
 
 SIZE_HW = (32, 32)
@@ -48,12 +50,14 @@ def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., tuple[Run, ExportResult]]:
-    """`make(int8=…, evaluated=…)`: a run and the result of its export, with pictures on the disk."""
+    """`make(int8=…, evaluated=…, synthetic=…)`: a run and the result of its export, with pictures on the disk."""
 
-    def make_both(*, int8: bool = True, evaluated: bool = True) -> tuple[Run, ExportResult]:
+    def make_both(*, int8: bool = True, evaluated: bool = True, synthetic: bool = False) -> tuple[Run, ExportResult]:
         precisions = ["fp32", "int8"] if int8 else ["fp32"]
         evaluations = _evaluations(tmp_path / "photos", precisions) if evaluated else {}
-        run = _run(tmp_path, evaluated=evaluated)
+        if synthetic:
+            evaluations = _synthetic_evaluations(tmp_path / "photos", precisions)
+        run = _run(tmp_path, evaluated=evaluated and not synthetic)
         return run, _result(tmp_path / "part.segrd", run, precisions, evaluations)
 
     return make_both
@@ -105,6 +109,33 @@ def test_its_numbers_are_those_of_the_result(make: Any, tmp_path: Path) -> None:
     assert "3 frames set the INT8 scales: 2 good and 1 with a synthetic defect" in text
     assert "2 of 3 convolutions run in INT8" in text
     assert "1 output channels, fewer than 16" in text
+
+
+def test_metrics_on_synthetic_defects_are_said_to_be_and_tell_nothing_of_escapes(make: Any, tmp_path: Path) -> None:
+    run, result = make(synthetic=True)
+    page = Page.of(write_report(tmp_path / "part.html", run, result))
+    text = page.text
+    assert "Not known yet: no defect images were given, so the escape rate is unknown" in text
+    assert text.count("The metrics come from synthetic defects on 4 held-out good images. A model that was") == 2
+    assert f"{result.evaluations['fp32'].metrics.image_auroc:.4f}" in text
+    assert "synthetic perlin" in text
+    assert "1 missed defect among these" in text
+    assert "int8 and fp32 disagree on 1 of 12 test images with and without synthetic defects" in text
+    assert f"segrd-eval {result.path} {run.config.data} --synthetic" in text
+    assert not re.search(r"\d[^.]{0,60}escape|escape among|measure false rejects|Undefined|None", text)
+
+
+def test_a_synthetic_defect_is_shown_where_it_lies_in_the_frame(tmp_path: Path) -> None:
+    preprocess = Preprocess(SIZE_HW, fit="letterbox", crop_xywh=(20, 4, 40, 30))
+    path = tmp_path / "good.png"
+    cv2.imwrite(str(path), np.full((*FRAME_HW, 3), 60, np.uint8))
+    painted = preprocess.resize(read_frame(path))
+    placement = preprocess.placement(FRAME_HW)
+    placement.covered(painted)[:, -8:] = 250  # the right fifth of the crop
+    result = FrameResult(Photo(path, "synthetic perlin"), 0.9, np.zeros(SIZE_HW, np.float32), None, painted)
+    picture = _decode(case_pictures(result, preprocess, 0.95).frame)
+    bright = np.argwhere(picture[..., 0] > 150)
+    assert np.abs(np.array([bright.min(axis=0), bright.max(axis=0)]) - [[4, 52], [33, 59]]).max() <= 2
 
 
 def test_float16_layers_and_the_target_are_explained(make: Any, tmp_path: Path) -> None:
@@ -363,6 +394,31 @@ def _evaluations(folder: Path, precisions: list[str]) -> dict[str, Evaluation]:
         return evaluate_photos(predictor, Preprocess(SIZE_HW), photos)
 
     return {precision: evaluation(column) for column, precision in enumerate(precisions)}
+
+
+def _synthetic_evaluations(folder: Path, precisions: list[str]) -> dict[str, Evaluation]:
+    """By predictors that see every defect with fp32, and all but one with int8."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(1)
+    paths = [folder / f"{number}.png" for number in range(4)]
+    for path in paths:
+        cv2.imwrite(str(path), rng.integers(90, 110, (*FRAME_HW, 3), np.uint8))
+    frames = synthetic_frames(Preprocess(SIZE_HW), paths, kinds=["perlin", "simplex"])
+    masks = {frame.image_bgr_u8.tobytes(): frame.mask for frame in frames}
+
+    def evaluation(missed: int) -> Evaluation:
+        defects = iter(range(len(frames)))
+
+        def predictor(image: Any) -> tuple[Any, float]:
+            mask = masks[image.tobytes()]
+            if mask is None:
+                return np.zeros(SIZE_HW, np.float32), 0.1
+            score = 0.05 if next(defects) < missed else 0.9
+            return mask.astype(np.float32) * np.float32(score), score
+
+        return evaluate_frames(predictor, frames)
+
+    return {precision: evaluation(missed) for missed, precision in enumerate(precisions)}
 
 
 def _defect(size_hw: tuple[int, int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import shrink_or_grow
 from segrd_edge.training import cli
 from segrd_edge.training.data import read_mask
+from segrd_edge.training.evaluate import evaluate
 from segrd_edge.training.models import MODELS
 from segrd_edge.training.run import Run
 
@@ -94,6 +96,37 @@ def test_metrics_without_masks_are_null(photos: Path, tmp_path: Path) -> None:
     values = last_json(run("segrd-eval", tmp_path / "run", photos, "--json"))
     assert values["image_auroc"] is not None
     assert [values[m] for m in ("pixel_auroc", "pixel_ap", "aupro", "iap", "iap90")] == [None] * 5
+
+
+def test_without_defects_there_are_synthetic_ones_on_the_held_out_images(photos: Path, tmp_path: Path) -> None:
+    for name in ("test", "ground_truth"):
+        shutil.rmtree(photos / name)
+    folder = tmp_path / "run"
+    options = ["--fit", "letterbox", "--crop", "10,10,60,50"]
+    assert run("segrd-train", photos, "--out", folder, *SMALL, *options).exit_code == 0
+    refused = run("segrd-eval", folder, photos)
+    assert refused.exit_code == 2
+    assert "has no photographs of defects" in refused.stderr
+    assert f"segrd-eval {folder} {photos} --synthetic" in refused.stderr
+
+    evaluated = run("segrd-eval", folder, photos, "--synthetic", "--json")
+    assert evaluated.exit_code == 0, evaluated.output
+    values = last_json(evaluated)
+    assert values["source"] == "synthetic defects on 8 held-out good images"
+    assert (values["images_good"], values["images_without_mask"]) == (8, 0)
+    assert set(values["by_kind"]) == {"synthetic perlin", "synthetic nsa", "synthetic simplex"}  # type: ignore[call-overload]
+    assert "looks better on them than on real ones" in evaluated.stderr
+
+    found = evaluate(folder, photos, synthetic=True)
+    trained = Run.load(folder)
+    assert {frame.photo.path for frame in found.frames} == set(trained.photo_paths("held_out"))
+    good = [frame.score for frame in found.frames if not frame.photo.is_defect]
+    assert np.allclose(good, trained.threshold["scores"], atol=1e-6)  # network images are taken as they are
+
+    for path in trained.photo_paths("held_out"):
+        path.unlink()
+    gone = run("segrd-eval", folder, photos, "--synthetic")
+    assert (gone.exit_code, "none of the 8 good images held out from training" in gone.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
