@@ -1,0 +1,182 @@
+"""Every tool's INT8 graph of one part, measured like an export: accuracy, verdicts, latency, TensorRT."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from segrd_edge.calibration.check import violations
+from segrd_edge.calibration.drift import Scale, measure_drift
+from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
+from segrd_edge.engines import EngineOutput, engine_class
+from segrd_edge.errors import DataError, EngineError, SegrdError
+from segrd_edge.export.deploy import build_deploy_graph
+from segrd_edge.export.judge import Judgement, judge
+from segrd_edge.export.onnx import export_core
+from segrd_edge.preprocess import Preprocess
+from segrd_edge.tensorrt.library import is_installed
+from segrd_edge.training.data import Photo, scan
+from segrd_edge.training.evaluate import evaluation_photos
+from segrd_edge.training.run import Run
+
+from .. import environment
+from ..rtx_build import FLAVOUR, compile_graph
+from .latency import measure_latency
+from .tools import Quantised, quantise
+
+FLOAT = "float"
+_KIND = 3  # last words of a violation, which name no node: of each kind the first is shown
+METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "f1")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What all tools are given, and what they are judged by."""
+
+    name: str
+    graph: onnx.ModelProto  # the float deploy graph
+    preprocess: Preprocess
+    frames: Sequence[CalibrationFrame]
+    held_out: Sequence[Path]  # good photographs that set each threshold
+    test: Sequence[Photo]  # good ones and defects
+    false_reject: float
+
+    @classmethod
+    def of(cls, run: Run, data: Path | None, count: int) -> Part:
+        """The part of a run, with `count` calibration frames, as the export makes and chooses them.
+
+        Raises:
+            DataError: the photographs show no defects.
+            TrainingError: photographs are missing.
+        """
+        folder = scan(data or run.config.data)
+        if not any(photo.is_defect for photo in folder.test):
+            raise DataError(f"{folder.root} has no photographs of defects", expected="test photographs to compare on")
+        textures = run.config.textures
+        frames = choose_frames(
+            run.photo_paths("train", data),
+            run.preprocess,
+            count=count,
+            seed=run.config.seed,
+            textures=textures if textures and Path(textures).is_dir() else None,
+        )
+        return cls(
+            run.folder.name,
+            build_deploy_graph(export_core(run.model, run.preprocess.size_hw), run.preprocess, run.map_spec),
+            run.preprocess,
+            frames,
+            run.photo_paths("held_out", data),
+            evaluation_photos(folder, {entry["sha256"] for entry in run.data["held_out"]}),
+            run.config.false_reject,
+        )
+
+
+def compare(
+    part: Part,
+    tools: Sequence[str],
+    *,
+    pythons: Mapping[str, Path],
+    rounds: int,
+    threads: int | None,
+    said: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """The record of one part, ready for JSON. A tool that cannot be run has the reason in "not_run".
+
+    Args:
+        pythons: see `tools.quantise`.
+        rounds: of the latency measurement; 4 samples each.
+        threads: of the engines in the latency measurement; None is their own choice.
+    """
+    said(f"{part.name}: judging float")
+    reference = _judge(part, part.graph)
+    graphs, records = {FLOAT: part.graph}, {FLOAT: _accuracy(part, reference, reference) | _file(part.graph)}
+    for tool in tools:
+        said(f"{part.name}: {tool}")
+        try:
+            made = quantise(tool, part.graph, part.frames, pythons)
+            judgement = _judge(part, made.model)
+        except SegrdError as error:
+            said(f"{tool} was not run: {error.what}")
+            records[tool] = {"not_run": error.what}
+            continue
+        graphs[tool] = made.model
+        records[tool] = (
+            _made(made)
+            | _accuracy(part, reference, judgement)
+            | _file(made.model)
+            | {"tensorrt": _tensorrt(made.model)}
+        )
+    said(f"{part.name}: latency")
+    return {
+        "part": part.name,
+        "date": date.today().isoformat(),
+        "calibration_frames": len(part.frames),
+        "held_out": len(part.held_out),
+        "judged_in": engine_class("auto").name,
+        "tools": records,
+        "latency": measure_latency(graphs, part.preprocess, part.test, rounds=rounds, threads=threads, reference=FLOAT),
+        "environment": environment.describe(),
+    }
+
+
+def _judge(part: Part, graph: onnx.ModelProto) -> Judgement:
+    return judge(graph, part.preprocess, part.held_out, part.test, false_reject=part.false_reject)
+
+
+def _made(made: Quantised) -> dict[str, Any]:
+    names = ("seconds", "processor_seconds", "versions", "settings")
+    return {name: getattr(made, name) for name in names}
+
+
+def _accuracy(part: Part, reference: Judgement, judgement: Judgement) -> dict[str, Any]:
+    """Metrics, and how far maps, scores and verdicts are from the reference's on the test photographs."""
+    assert reference.evaluation is not None  # a Part has defects
+    assert judgement.evaluation is not None
+    metrics = judgement.evaluation.metrics.to_dict()
+    pairs = list(zip(reference.evaluation.frames, judgement.evaluation.frames, strict=True))
+    was, now = ([EngineOutput(pair[i].score, pair[i].anomaly_map) for pair in pairs] for i in (0, 1))
+    old, new = reference.threshold.value, judgement.threshold.value
+    verdicts = [b.score >= new for b in now]
+    defective = [frame.photo.is_defect for frame in judgement.evaluation.frames]
+    return {
+        "metrics": {name: metrics[name] for name in METRICS},
+        "threshold": new,
+        "drift": measure_drift(was, now, Scale.of(part.graph, was)).to_dict(),
+        "verdicts": {
+            "of": len(verdicts),
+            "flipped": sum((a.score >= old) != verdict for a, verdict in zip(was, verdicts, strict=True)),
+            "false_rejects": sum(v and not d for v, d in zip(verdicts, defective, strict=True)),
+            "escapes": sum(d and not v for v, d in zip(verdicts, defective, strict=True)),
+        },
+    }
+
+
+def _file(model: onnx.ModelProto) -> dict[str, Any]:
+    producers = {output: node.op_type for node in model.graph.node for output in node.output}
+    dequantised = [[producers.get(name) == "DequantizeLinear" for name in node.input] for node in model.graph.node]
+    nodes = [(node.op_type, inputs) for node, inputs in zip(model.graph.node, dequantised, strict=True)]
+    return {
+        "bytes": model.ByteSize(),
+        "convolutions": sum(kind == "Conv" for kind, _ in nodes),
+        "int8_convolutions": sum(kind == "Conv" and all(inputs[:2]) for kind, inputs in nodes),
+        "int8_readers": dict(Counter(kind for kind, inputs in nodes if any(inputs) and kind != "QuantizeLinear")),
+    }
+
+
+def _tensorrt(model: onnx.ModelProto) -> dict[str, Any]:
+    """What speaks against the file by TensorRT's rules, and what its compiler says (no GPU is needed)."""
+    found = violations(model)
+    kinds = {tuple(finding.split()[-_KIND:]): finding for finding in reversed(found)}
+    rules = {"violations": len(found), "first": [*reversed(kinds.values())]}
+    if not is_installed(FLAVOUR):
+        return {**rules, "not_run": f"{FLAVOUR} is not installed"}
+    try:
+        return {**rules, "built": compile_graph(model.SerializeToString())}
+    except EngineError as error:
+        return {**rules, "refused": error.what}
