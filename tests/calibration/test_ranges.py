@@ -37,11 +37,16 @@ def test_the_largest_magnitude_is_kept_of_every_tensor_asked_for(
 
 def test_methods_order(model: onnx.ModelProto, images: list[np.ndarray]) -> None:
     histograms = observe(model, ["stem.relu.out"], images).histograms
-    full, most, less = (
+    full, most, less, entropy, mse = (
         to_ranges(histograms, method, percentile).largest["stem.relu.out"]  # type: ignore[arg-type]
-        for method, percentile in (("max", 100), ("percentile", 99.99), ("percentile", 99))
+        for method, percentile in (
+            *(("max", 100), ("percentile", 99.99), ("percentile", 99)),
+            *(("entropy", 99), ("mse", 99)),
+        )
     )
     assert full >= most > less > 0
+    histogram = histograms["stem.relu.out"]
+    assert (entropy, mse) == (histogram.entropy(), histogram.mse())
     assert to_ranges(histograms, "max").percentile is None
 
 
@@ -56,7 +61,9 @@ def test_nan_is_refused(model: onnx.ModelProto, images: list[np.ndarray]) -> Non
         observe(broken, ["stem.out"], images)
 
 
-@pytest.mark.parametrize(("method", "percentile"), [("kl", 99.9), ("percentile", 0.9999), ("percentile", 101)])
+@pytest.mark.parametrize(
+    ("method", "percentile"), [("kl", 99.9), ("auto", 99.9), ("percentile", 0.9999), ("percentile", 101)]
+)
 def test_impossible_options(method: str, percentile: float) -> None:
     with pytest.raises(OptionError, match=r"calibration (method|percentile)"):
         to_ranges({}, method, percentile)  # type: ignore[arg-type]
