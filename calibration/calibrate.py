@@ -11,12 +11,15 @@ import onnx
 from segrd_edge.engines import EngineOutput
 from segrd_edge.errors import OptionError
 
+from .automatic import find_ranges
+from .cache import ObservationCache
 from .drift import Drift, Scale, measure_drift
 from .equalise import concatenations, equalise
 from .frames import CalibrationFrame
 from .plan import Plan
+from .progress import Track, untracked
 from .quantise import quantise, tensors_to_calibrate
-from .ranges import DEFAULT_PERCENTILE, Method, Ranges, observe, to_ranges
+from .ranges import DEFAULT_PERCENTILE, Method, Ranges, check_method, observe
 from .session import run_engine
 
 _COARSE_DECODER = ("student.decoder.stage4", "student.decoder.stage3")
@@ -84,29 +87,36 @@ def calibrate(
     percentile: float = DEFAULT_PERCENTILE,
     engine: str = "auto",
     also: Sequence[str] = (),
+    cache: ObservationCache | None = None,
+    track: Track = untracked,
 ) -> Calibration:
     """Quantise a float deploy graph.
 
     Args:
         frames: see `calibration.frames.choose_frames`.
         scope: one of SCOPES, or "auto": the first of them whose drift stays within the limits, else the last.
-        method, percentile: see `to_ranges`.
+        method, percentile: see `ranges.to_ranges`; "auto" is `automatic.choose_ranges`.
         engine: the engine that measures drift.
         also: further activations whose largest magnitude is wanted, as float16 asks for; one pass serves both.
+        cache: where what the frames show of the graph is kept.
+        track: wraps frames and trials, for a progress bar.
 
     Raises:
-        OptionError: an unknown scope, or one that the network has no layers for.
+        OptionError: an unknown scope or method, or one that the network has no layers for.
         ExportError: the network gives NaN or infinity.
     """
     everything = Plan.of(model)
     scopes = _scopes(everything, scope)
+    check_method(method, percentile)
     images = [frame.image_bgr_u8 for frame in frames]
     tensors = tensors_to_calibrate(model, everything)
-    observed = observe(model, tensors, images, by_channel=concatenations(model, everything), also=also)
-    ranges = to_ranges(observed.histograms, method, percentile)
+    concatenated = concatenations(model, everything)
+    observed = observe(model, tensors, images, by_channel=concatenated, also=also, cache=cache, track=track)
     equalised, largest = equalise(model, everything, observed.channel_largest)
-    ranges = replace(ranges, largest={**ranges.largest, **largest})
     scale = Scale.of(model, observed.outputs)
+    shown = observed.histograms, images, observed.outputs, scale
+    ranges = find_ranges(method, percentile, equalised, everything, *shown, track=track)
+    ranges = replace(ranges, largest={**ranges.largest, **largest})
     trials: dict[str, Drift] = {}
     for name in scopes:
         plan = everything.only(*SCOPES[name], reason=_reason(name, trials))
