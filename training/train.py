@@ -79,7 +79,7 @@ def train(
         if resume:
             _check_same_photographs(out, folder, photos, held_out)
         else:
-            _write_inputs(out, config, folder, photos, held_out, samples)
+            write_inputs(out, config, folder, photos, held_out, samples)
     fabric.barrier()
     phases = cast("AnomalyModel", model).phases()
     with _Log(out, listener) as log:
@@ -100,7 +100,7 @@ def train(
         return None
     said("scoring the held-out good images")
     if fabric.is_global_zero:
-        _finish(model.cpu(), config, out, held_out, position, teacher_record)
+        finish(model.cpu(), config, out, held_out, position, teacher_record)
     fabric.barrier()
     return Run.load(out)
 
@@ -160,7 +160,7 @@ def _open_run(config: RunConfig, out: Path, resume: bool) -> RunConfig:
     return config
 
 
-def _write_inputs(
+def write_inputs(
     out: Path,
     config: RunConfig,
     folder: PhotoFolder,
@@ -168,6 +168,7 @@ def _write_inputs(
     held_out: Sequence[Photo],
     samples: TrainingSamples,
 ) -> None:
+    """What a run's folder says before training: config, photographs, pictures of synthetic defects."""
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "config.json", config.to_dict())
     entry = {"layout": folder.layout, "counts": folder.counts, "problems": [str(p) for p in folder.problems]}
@@ -200,7 +201,7 @@ def write_synthetic(samples: TrainingSamples, folder: Path, count: int) -> None:
         cv2.imwrite(str(folder / f"{k:03d}.png"), picture)
 
 
-def _finish(
+def finish(
     model: nn.Module,
     config: RunConfig,
     out: Path,
@@ -208,6 +209,7 @@ def _finish(
     position: Position,
     teacher: dict[str, str],
 ) -> None:
+    """Threshold from the held-out photographs, weights, record: after it the folder is a finished run."""
     from safetensors.torch import save_file
 
     model.eval()

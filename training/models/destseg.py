@@ -34,6 +34,7 @@ class DeSTSeg(nn.Module):
         size_hw: network size; it only sets how many pixels the score averages.
         head_width: channels of the segmentation head; 256 is the published one.
         head_fusion_kernel: kernel of the ASPP fusion; 3 is the published one.
+        head_level_width, head_stride: see `training.parts.head`; 0 and 4 are published.
     """
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
@@ -44,19 +45,21 @@ class DeSTSeg(nn.Module):
         size_hw: tuple[int, int] = (256, 256),
         head_width: int = 256,
         head_fusion_kernel: int = 3,
+        head_level_width: int = 0,
+        head_stride: int = 4,
     ) -> None:
         super().__init__()
         channels = backbone_spec(backbone).channels[:3]
         self.teacher = freeze(ResNetFeatures(backbone, stages=3))
         self.student = DenoisingStudent(channels)
-        self.head = SegmentationHead(sum(channels), head_width, head_fusion_kernel)
+        self.head = SegmentationHead(channels, head_width, head_fusion_kernel, head_level_width, head_stride)
         self.map_spec = MapSpec("sigmoid", 0.0, MapSpec.top_pixels_for(size_hw))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.products(images))
 
-    def products(self, images: Tensor) -> Tensor:
-        """What the head reads: N×ΣC×h/4×w/4."""
+    def products(self, images: Tensor) -> list[Tensor]:
+        """What the head reads: a level per stage, N×C×h/4×w/4 to N×C×h/16×w/16."""
         return feature_products(self.teacher(images), self.student(images))
 
     def phases(self) -> list[Phase]:

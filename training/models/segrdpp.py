@@ -38,6 +38,7 @@ class SegRDPlusPlus(nn.Module):
         size_hw: network size; nothing depends on it, as the score is the map's largest value.
         head_width: channels of the segmentation head; 256 is the published one.
         head_fusion_kernel: kernel of the ASPP fusion; 3 is the published one.
+        head_level_width, head_stride: see `training.parts.head`; 0 and 4 are published.
         projection_norm: "batch" or "instance".
         transport: compute the published transport term, which is zero.
     """
@@ -50,6 +51,8 @@ class SegRDPlusPlus(nn.Module):
         size_hw: tuple[int, int] = (256, 256),
         head_width: int = 256,
         head_fusion_kernel: int = 3,
+        head_level_width: int = 0,
+        head_stride: int = 4,
         projection_norm: Norm = "batch",
         transport: bool = False,
     ) -> None:
@@ -64,15 +67,15 @@ class SegRDPlusPlus(nn.Module):
             decoder=ReverseDecoder(backbone),
             fusion=LevelFusion(channels),
         )
-        self.head = SegmentationHead(sum(channels), head_width, head_fusion_kernel)
+        self.head = SegmentationHead(channels, head_width, head_fusion_kernel, head_level_width, head_stride)
         self.transport = transport
         self.map_spec = MapSpec("sigmoid", 0.0, top_pixels=1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.products(images))
 
-    def products(self, images: Tensor) -> Tensor:
-        """What the head reads: N×ΣC×h/4×w/4."""
+    def products(self, images: Tensor) -> list[Tensor]:
+        """What the head reads: a level per stage, N×C×h/4×w/4 to N×C×h/16×w/16."""
         teacher = self.teacher(images)
         return feature_products(teacher, self.student(teacher))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from segrd_edge.errors import OptionError
 
 from ..backbone import BasicBlock, conv, initialise, l2_normalise
 from ..losses import head_target, segmentation_loss
@@ -39,37 +41,91 @@ class ASPP(nn.Module):
 
 
 class SegmentationHead(nn.Module):
-    """DeSTSeg's segmentation network: two residual blocks, ASPP, 3×3 and 1×1 convolutions; logits out.
+    """DeSTSeg's segmentation network: two residual blocks, ASPP, 3×3 and 1×1 convolutions; logits N×1×h/4×w/4 out.
 
-    With `width` 256 and `fusion_kernel` 3 it is the published one: 31.3 GMACs at 64×64, four fifths of the model.
-    The optimiser treats `residual_parameters` and `head_parameters` with different learning rates.
+    It reads the `feature_products` of every level, enlarged to the finest one and concatenated. With the defaults it is
+    the published one: 31.3 GMACs at 64×64, four fifths of the model. The optimiser treats `residual_parameters` and
+    `head_parameters` with different learning rates.
+
+    Args:
+        channels: of the levels, fine to coarse.
+        width: channels inside.
+        fusion_kernel: of the ASPP fusion, 1 or 3.
+        level_width: where above 0, a 1×1 convolution brings each level to so many channels while it is still small. A
+            linear 1×1 convolution of the concatenation is the same function, because enlarging acts on each channel
+            alone and its weights sum to 1.
+        stride: 4 is published. At 8 the head works on a quarter of the pixels: 2×2 pixels of the finest level become
+            one through its reduction, and the last convolution gives 2×2 logits per pixel. The dilations are halved, so
+            that they reach as far in the image.
+
+    Raises:
+        OptionError: values that no head can have.
     """
 
-    def __init__(self, inputs: int, width: int = 256, fusion_kernel: int = 3) -> None:
+    def __init__(
+        self, channels: Sequence[int], width: int = 256, fusion_kernel: int = 3, level_width: int = 0, stride: int = 4
+    ) -> None:
         super().__init__()
+        _check_shape(width, fusion_kernel, level_width, stride)
+        fold = stride // 4
+        if level_width:
+            kernels = [fold, *(1 for _ in channels[1:])]
+            pairs = zip(channels, kernels, strict=True)
+            self.reduce = nn.ModuleList(_reduction(inputs, level_width, kernel) for inputs, kernel in pairs)
+        inputs = level_width * len(channels) or sum(channels)
         self.residual = nn.Sequential(BasicBlock(inputs, width), BasicBlock(width, width))
-        self.aspp = ASPP(width, fusion_kernel)
-        self.out = nn.Sequential(conv_bn_relu(width, width, 3), nn.Conv2d(width, 1, 1))
+        self.aspp = ASPP(width, fusion_kernel, (6 // fold, 12 // fold, 18 // fold))
+        self.out = nn.Sequential(conv_bn_relu(width, width, 3), nn.Conv2d(width, fold**2, 1))
+        if fold > 1:
+            self.out.append(nn.PixelShuffle(fold))
         initialise(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.aspp(self.residual(x)))
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        if hasattr(self, "reduce"):
+            levels = [reduce(level) for reduce, level in zip(self.reduce, levels, strict=True)]
+        size = tuple(levels[0].shape[2:])
+        resized = (_enlarged(level, size) for level in levels[1:])
+        return cast(Tensor, self.out(self.aspp(self.residual(torch.cat([levels[0], *resized], dim=1)))))
 
     @property
     def residual_parameters(self) -> list[nn.Parameter]:
-        return list(self.residual.parameters())
+        """The first blocks', and what reduces the levels before them."""
+        return [p for name, p in self.named_parameters() if name.startswith(("reduce.", "residual."))]
 
     @property
     def head_parameters(self) -> list[nn.Parameter]:
         return [*self.aspp.parameters(), *self.out.parameters()]
 
 
-def feature_products(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
-    """-T̂·Ŝ of every level, resized to the first level and concatenated: N×ΣC×h/4×w/4. The sign is DeSTSeg's code's."""
-    products = [-l2_normalise(t) * l2_normalise(s) for t, s in zip(teacher, student, strict=True)]
-    size = tuple(products[0].shape[2:])
-    resized = (F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in products[1:])
-    return torch.cat([products[0], *resized], dim=1)
+def _check_shape(width: int, fusion_kernel: int, level_width: int, stride: int) -> None:
+    if width < 1 or level_width < 0 or fusion_kernel not in (1, 3) or stride not in (4, 8):
+        raise OptionError(
+            f"a head of width {width}, fusion kernel {fusion_kernel}, level width {level_width}, stride {stride}",
+            expected="head_width from 1, head_fusion_kernel 1 or 3, head_level_width from 0, head_stride 4 or 8",
+        )
+    if stride == 8 and not level_width:
+        raise OptionError(
+            "head_stride=8 without head_level_width",
+            expected="a reduction of the levels, which brings the finest one to that stride",
+            fix="--option head_level_width=64",
+        )
+
+
+def _reduction(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    """A convolution whose kernels do not overlap, linear: BatchNorm folds into it."""
+    reduction = nn.Conv2d(inputs, outputs, kernel, stride=kernel, bias=False)
+    return nn.Sequential(reduction, nn.BatchNorm2d(outputs))
+
+
+def _enlarged(level: Tensor, size: tuple[int, ...]) -> Tensor:
+    if tuple(level.shape[2:]) == size:
+        return level
+    return F.interpolate(level, size=size, mode="bilinear", align_corners=False)
+
+
+def feature_products(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Tensor]:
+    """-T̂·Ŝ of every level, N×C×h'×w'. The sign is DeSTSeg's code's."""
+    return [-l2_normalise(t) * l2_normalise(s) for t, s in zip(teacher, student, strict=True)]
 
 
 class SegmentingModel(Protocol):
@@ -79,7 +135,7 @@ class SegmentingModel(Protocol):
 
     @property
     def student(self) -> nn.Module: ...
-    def products(self, images: Tensor) -> Tensor: ...
+    def products(self, images: Tensor) -> list[Tensor]: ...
 
 
 class HeadObjective(nn.Module):

@@ -1,0 +1,96 @@
+"""Heads side by side: one student, each head trained as it would be alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from segrd_edge.benchmarks import heads
+from segrd_edge.training.phases import Batch
+
+
+def models(*options: dict[str, Any]) -> dict[str, Any]:
+    config = heads.RunConfig(data="", seed=3)
+    return {str(i): heads._create(config, {"head_width": 8, **each}) for i, each in enumerate(options)}
+
+
+def test_heads_share_a_student_and_learn_as_if_alone() -> None:
+    both = heads.SideBySide(models({}, {"head_fusion_kernel": 1}))
+    alone = heads.SideBySide(models({"head_fusion_kernel": 1}))
+    first, second = both.models.values()
+    assert first.student is second.student
+    assert first.teacher is second.teacher
+    alone.models["0"].load_state_dict({**second.state_dict()})
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 64, 64)
+    batch: Batch = {"clean": images, "corrupted": images, "mask": (torch.rand(2, 1, 64, 64) > 0.9).float()}
+    for together in (both, alone):
+        student, head = together.phases(0.25)
+        assert (student.share_of_time, head.share_of_time) == (0.25, 0.75)
+        head.objective.train()
+        head.objective(batch).backward()
+    gradients = [[p.grad for p in member.head.parameters()] for member in (second, alone.models["0"])]
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    groups = both.phases(0.25)[1].short.groups
+    trained = [p for group in groups for p in group["params"]]
+    assert {id(p) for p in trained} == {id(p) for m in (first, second) for p in m.head.parameters()}
+
+
+def test_a_category_from_photographs_to_the_table(photos: Path, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {
+        "data": photos.parent,
+        "category": [photos.name],
+        "head": ["width128-levels64-stride8"],
+        "student_minutes": 0.002,
+        "heads_minutes": 0.002,
+        "threads": torch.get_num_threads(),
+        "size": 64,
+        "int8": False,
+        "out": tmp_path / "out",
+        "work": tmp_path / "work",
+    }
+    heads.main(**arguments)
+    (file,) = (tmp_path / "out").glob("*.json")
+    cell = json.loads(file.read_text())
+    assert set(cell["precisions"]) == {"fp32"}
+    table = (tmp_path / "out/table.md").read_text()
+    assert "## Mean of 1 trainings, fp32" in table
+    assert table.count("| width128-levels64-stride8 |") == 2
+    before = file.stat().st_mtime_ns
+    heads.main(**arguments)  # nothing is done twice
+    assert file.stat().st_mtime_ns == before
+
+
+def test_the_table_compares_with_the_first_head(tmp_path: Path) -> None:
+    for category, gain in (("a", 0.02), ("b", 0.04)):
+        for head in ("official", "width64"):
+            metrics = dict.fromkeys(heads.METRICS, 0.5 + (gain if head == "width64" else 0))
+            cell = {
+                "category": category,
+                "head": head,
+                "seed": 0,
+                "steps": 3,
+                "minutes": 1.0,
+                "threads": 1,
+                "machine": "a processor",
+                "teacher": {"name": "edge"},
+                "date": "2026-01-01",
+                "model": {"parameters": 1e6, "gmacs": 2.0},
+                "precisions": {"fp32": metrics},
+            }
+            (tmp_path / f"{category}-{head}.json").write_text(json.dumps(cell))
+    heads.write_table(tmp_path)
+    mean = (tmp_path / "table.md").read_text().partition("## Mean of 2 trainings, fp32")[2]
+    row = next(line for line in mean.splitlines() if line.startswith("| width64 "))
+    assert row.endswith("| +0.0300 | +0.0300 |")
+    assert "| 0.5300 |" in row
+
+
+@pytest.mark.parametrize("name", heads.HEADS)
+def test_every_head_can_be_built(name: str) -> None:
+    assert heads._create(heads.RunConfig(data=""), heads.HEADS[name]).head is not None
