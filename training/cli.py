@@ -53,6 +53,10 @@ def train(
     batch: Annotated[
         int | None, typer.Option(help="Images per step; default 32, or 4 with --minutes on a CPU.")
     ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Segmentation head of destseg and segrdpp: accurate (published, default), balanced or fast."),
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="Model option NAME=VALUE, e.g. head_width=128; repeatable.")
     ] = None,
@@ -67,6 +71,7 @@ def train(
     json: Annotated[bool, json_option] = False,
 ) -> None:
     """Train a detector from photographs of good parts only."""
+    from .models import profile_options
     from .run import RunConfig
     from .threshold import parse_rate
     from .train import default_batch, with_budget
@@ -77,7 +82,7 @@ def train(
             data=str(photos),
             model=model,
             backbone=backbone,
-            options=parse_options(option or []),
+            options={**(profile_options(model, profile) if profile else {}), **parse_options(option or [])},
             teacher=teacher,
             defects=defects,
             textures=str(textures) if textures else None,

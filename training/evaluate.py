@@ -64,8 +64,9 @@ class Evaluation:
         if not self.is_synthetic:
             return None
         return (
-            f"The metrics come from {self.source}. A model that was trained on such defects looks better on them than "
-            "on real ones. They compare models and precisions; how many real defects escape, they do not say."
+            f"The metrics come from {self.source}. A model that was trained on such defects can do better on them than "
+            "on real ones, and their shapes and sizes decide on the pixel metrics. They compare models and precisions; "
+            "how many real defects escape, they do not say."
         )
 
     @property

@@ -5,8 +5,9 @@ the network image: after crop and resize, and never on the letterbox border. Ima
 crop, fit and size, which they would not be if a defect were painted into the frame and shrunk with it. A predictor is
 therefore given network images here, not frames.
 
-A model that was trained on such defects looks better on them than on real ones. What these metrics are for is to
-compare: models, and precisions of one model. They never state how many real defects escape.
+A model that was trained on such defects can do better on them than on real ones, and their shapes and sizes decide on
+the pixel metrics. What these metrics are for is to compare: models, and precisions of one model. They never state how
+many real defects escape.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from segrd_edge.commands import ENTRIES
@@ -19,7 +20,7 @@ from segrd_edge.preprocess import shrink_or_grow
 from segrd_edge.training import cli
 from segrd_edge.training.data import read_mask
 from segrd_edge.training.evaluate import evaluate
-from segrd_edge.training.models import MODELS
+from segrd_edge.training.models import MODELS, build_model, profile_options
 from segrd_edge.training.run import Run
 
 SMALL = ["--steps", "3", "--batch", "4", "--size", "64", "--option", "head_width=16"]
@@ -115,7 +116,7 @@ def test_without_defects_there_are_synthetic_ones_on_the_held_out_images(photos:
     assert values["source"] == "synthetic defects on 8 held-out good images"
     assert (values["images_good"], values["images_without_mask"]) == (8, 0)
     assert set(values["by_kind"]) == {"synthetic perlin", "synthetic nsa", "synthetic simplex"}  # type: ignore[call-overload]
-    assert "looks better on them than on real ones" in evaluated.stderr
+    assert "can do better on them than on real ones" in evaluated.stderr
 
     found = evaluate(folder, photos, synthetic=True)
     trained = Run.load(folder)
@@ -127,6 +128,27 @@ def test_without_defects_there_are_synthetic_ones_on_the_held_out_images(photos:
         path.unlink()
     gone = run("segrd-eval", folder, photos, "--synthetic")
     assert (gone.exit_code, "none of the 8 good images held out from training" in gone.stderr) == (2, True)
+
+
+def test_a_profile_stands_for_options_and_an_option_wins(photos: Path, tmp_path: Path) -> None:
+    small = ["--steps", "1", "--batch", "2", "--size", "64", "--profile", "fast", "--option", "head_width=16"]
+    trained = run("segrd-train", photos, "--out", tmp_path / "run", *small)
+    assert trained.exit_code == 0, trained.output
+    options = Run.load(tmp_path / "run").config.options
+    assert options == {**profile_options("destseg", "fast"), "head_width": 16}
+    assert options["head_stride"] == 8
+
+
+@pytest.mark.parametrize("name", ["destseg", "segrdpp"])
+def test_each_profile_takes_less_than_the_one_before(name: str) -> None:
+    with torch.device("meta"):
+        weights = [
+            sum(p.numel() for p in build_model(name, **profile_options(name, profile)).head.parameters())
+            for profile in ("accurate", "balanced")
+        ]
+        fast = build_model(name, **profile_options(name, "fast")).eval()
+        assert fast(torch.randn(1, 3, 64, 96)).shape == (1, 1, 16, 24)
+    assert weights[0] > 4 * weights[1]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +166,8 @@ def test_without_defects_there_are_synthetic_ones_on_the_held_out_images(photos:
         (["--batch", "1"], "a batch of 1"),
         (["--rotation", "some"], "--rotation some"),
         (["--option", "head_width"], "--option head_width"),
+        (["--profile", "quick"], "the model destseg has no profile 'quick'"),
+        (["--profile", "fast", "--model", "rd"], "a model with a segmentation head: destseg, segrdpp"),
         (["--textures", "nowhere"], "no pictures in the texture folder"),
     ],
 )

@@ -6,12 +6,15 @@ A model is an `nn.Module` with
     teacher: nn.Module       -> the frozen part whose weights come from `training.teacher`,
     phases() -> list[Phase]  -> how it is trained,
     defects: tuple[str, ...] -> the synthetic defects it trains on unless the user chooses (`training.synthesis`).
+It may have
+    profiles: Mapping        -> name of a trade of accuracy for speed → options that make it.
 Its parts are named as `training.parts` says, because calibration's scopes go by these names.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, cast
 
 from torch import Tensor, nn
@@ -56,6 +59,22 @@ MODELS: dict[str, type[nn.Module]] = {
 def own_defects(name: str) -> tuple[str, ...]:
     """The synthetic defects that a model trains on unless the user chooses others."""
     return cast("type[AnomalyModel]", _registered(name)).defects
+
+
+def profile_options(name: str, profile: str) -> dict[str, Any]:
+    """The options that a profile ("accurate", "balanced" or "fast") stands for.
+
+    Raises:
+        OptionError: no such profile, or a model that has none.
+    """
+    profiles: Mapping[str, Mapping[str, Any]] = getattr(_registered(name), "profiles", {})
+    if profile not in profiles:
+        having = ", ".join(each for each, model in MODELS.items() if hasattr(model, "profiles"))
+        raise OptionError(
+            f"the model {name} has no profile {profile!r}",
+            expected="one of " + ", ".join(profiles) if profiles else f"a model with a segmentation head: {having}",
+        )
+    return dict(profiles[profile])
 
 
 def build_model(name: str, **options: Any) -> Any:

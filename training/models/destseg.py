@@ -20,7 +20,7 @@ from segrd_edge.mapspec import MapSpec
 from ..backbone import ResNetFeatures, backbone_spec, freeze
 from ..losses import distillation_loss
 from ..parts.denoising import DenoisingStudent
-from ..parts.head import SegmentationHead, feature_products, head_phase
+from ..parts.head import PROFILES, SegmentationHead, feature_products, head_phase
 from ..phases import Batch, Phase, Recipe
 
 PUBLISHED_BATCH = 32
@@ -38,6 +38,7 @@ class DeSTSeg(nn.Module):
     """
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
+    profiles = PROFILES
 
     def __init__(
         self,

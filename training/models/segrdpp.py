@@ -24,7 +24,7 @@ from ..backbone import ResNetFeatures, backbone_spec, freeze
 from ..losses import hierarchical_context_loss
 from ..parts import chain
 from ..parts.fusion import LevelFusion
-from ..parts.head import SegmentationHead, feature_products, head_phase
+from ..parts.head import PROFILES, SegmentationHead, feature_products, head_phase
 from ..parts.projection import Norm, ProjectionLayers, ProjectionObjective, projected_phase
 from ..parts.reverse import OneClassEmbedding, ReverseDecoder
 from ..phases import Phase
@@ -44,6 +44,7 @@ class SegRDPlusPlus(nn.Module):
     """
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
+    profiles = PROFILES
 
     def __init__(
         self,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,14 @@ from segrd_edge.errors import OptionError
 from ..backbone import BasicBlock, conv, initialise, l2_normalise
 from ..losses import head_target, segmentation_loss
 from ..phases import Batch, Phase, Recipe
+
+# `--profile`: options of the models with this head. At 256×256 the head takes 31.3, 5.5 and 1.4 GMACs, of 38, 13 and
+# 9 with DeSTSeg's teacher and student. What each costs in accuracy: benchmarks/results/heads.
+PROFILES: Mapping[str, Mapping[str, Any]] = {
+    "accurate": {},
+    "balanced": {"head_width": 128, "head_fusion_kernel": 1, "head_level_width": 64},
+    "fast": {"head_width": 128, "head_fusion_kernel": 1, "head_level_width": 64, "head_stride": 8},
+}
 
 
 def conv_bn_relu(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:
