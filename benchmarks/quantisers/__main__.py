@@ -20,7 +20,7 @@ def command(
     data: Annotated[Path | None, typer.Option(help="The photographs; default: where training found them.")] = None,
     tool: Annotated[list[str] | None, typer.Option(help=f"{', '.join(TOOLS)}; repeatable; default all.")] = None,
     frames: Annotated[int, typer.Option(help="Calibration frames.")] = 64,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds of the latency measurement.")] = 8,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds of the latency measurement; 0: none.")] = 8,
     threads: Annotated[int, typer.Option(help="Threads of an engine while latency is measured; 0: its own.")] = 0,
     modelopt_python: Annotated[Path | None, typer.Option(help="A Python that has nvidia-modelopt.")] = None,
     nncf_python: Annotated[Path | None, typer.Option(help="A Python that has nncf.")] = None,
@@ -31,16 +31,16 @@ def command(
     from .compare import Part, compare
 
     named = {"modelopt": modelopt_python, "nncf": nncf_python}
-    record = compare(
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for record in compare(
         Part.of(Run.load(run), data, frames),
         tool or list(TOOLS),
         pythons={name: path for name, path in named.items() if path},
         rounds=rounds,
         threads=threads or None,
         said=console.print,
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    ):
+        out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     console.print(f"{out} and {write_table(out.parent)}", soft_wrap=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -85,17 +85,19 @@ def compare(
     rounds: int,
     threads: int | None,
     said: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
-    """The record of one part, ready for JSON. A tool that cannot be run has the reason in "not_run".
+) -> Iterator[dict[str, Any]]:
+    """The record of one part, ready for JSON, after each tool and with the latency at last: it takes a while, and what
+    is there is worth keeping. A tool that cannot be run has the reason in "not_run".
 
     Args:
         pythons: see `tools.quantise`.
-        rounds: of the latency measurement; 4 samples each.
+        rounds: of the latency measurement, 4 samples each; 0 leaves it out.
         threads: of the engines in the latency measurement; None is their own choice.
     """
     said(f"{part.name}: judging float")
     reference = _judge(part, part.graph)
-    graphs, records = {FLOAT: part.graph}, {FLOAT: _accuracy(part, reference, reference) | _file(part.graph)}
+    graphs = {FLOAT: part.graph}
+    record = _circumstances(part) | {"tools": {FLOAT: _accuracy(part, reference, reference) | _file(part.graph)}}
     for tool in tools:
         said(f"{part.name}: {tool}")
         try:
@@ -103,25 +105,29 @@ def compare(
             judgement = _judge(part, made.model)
         except SegrdError as error:
             said(f"{tool} was not run: {error.what}")
-            records[tool] = {"not_run": error.what}
+            record["tools"][tool] = {"not_run": error.what}
             continue
         graphs[tool] = made.model
-        records[tool] = (
-            _made(made)
-            | _accuracy(part, reference, judgement)
-            | _file(made.model)
-            | {"tensorrt": _tensorrt(made.model)}
+        accuracy, tensorrt = _accuracy(part, reference, judgement), {"tensorrt": _tensorrt(made.model)}
+        record["tools"][tool] = _made(made) | accuracy | _file(made.model) | tensorrt
+        yield record
+    if rounds:
+        said(f"{part.name}: latency")
+        record["latency"] = measure_latency(
+            graphs, part.preprocess, part.test, rounds=rounds, threads=threads, reference=FLOAT
         )
-    said(f"{part.name}: latency")
+    yield record
+
+
+def _circumstances(part: Part) -> dict[str, Any]:
     return {
         "part": part.name,
         "date": date.today().isoformat(),
         "calibration_frames": len(part.frames),
         "held_out": len(part.held_out),
         "judged_in": engine_class("auto").name,
-        "tools": records,
-        "latency": measure_latency(graphs, part.preprocess, part.test, rounds=rounds, threads=threads, reference=FLOAT),
         "environment": environment.describe(),
+        "latency": None,
     }
 
 

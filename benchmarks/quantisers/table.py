@@ -50,13 +50,7 @@ def write_table(folder: Path) -> Path:
 
 
 def _part(part: Mapping[str, Any]) -> list[str]:
-    tools, latency = part["tools"], part["latency"]
-    others = [share for share in latency["other_cpu"] if share is not None]
-    load = f", other programs took {min(others):.0%} to {max(others):.0%} of the processors" if others else ""
-    threads = f"{latency['threads']} thread(s)" if latency["threads"] else "the engines' own number of threads"
-    floats = ", ".join(
-        f"{figure['engine']} {figure['median_ms']:.0f} ms" for figure in latency["figures"] if figure["tool"] == FLOAT
-    )
+    tools = part["tools"]
     machine = "{model}, {cores} cores".format(**part["environment"]["cpu"])
     run = {tool: record for tool, record in tools.items() if "not_run" not in record}
     return [
@@ -68,16 +62,31 @@ def _part(part: Mapping[str, Any]) -> list[str]:
         "",
         *_rows(_ACCURACY, [_accuracy(tool, record, tools[FLOAT]) for tool, record in run.items()]),
         "",
-        f"Speed against float in the same engine (float: {floats}), {latency['rounds']} interleaved rounds on "
-        f"{threads}{load}.",
+        _speeds(part["latency"]),
         "",
-        *_rows(_COST, [_cost(tool, record, latency) for tool, record in run.items()]),
+        *_rows(_COST, [_cost(tool, record, part["latency"]) for tool, record in run.items()]),
         "",
         *[f"{tool}: {_settings(record)}  " for tool, record in run.items() if tool != FLOAT],
         *[f"{tool}: not run: {record['not_run']}  " for tool, record in tools.items() if "not_run" in record],
         *_reasons(run),
         "",
     ]
+
+
+def _speeds(latency: Mapping[str, Any] | None) -> str:
+    """What the columns of speed are, and how they were measured."""
+    if latency is None:
+        return "Latency was not measured."
+    floats = [
+        f"{figure['engine']} {figure['median_ms']:.0f} ms" for figure in latency["figures"] if figure["tool"] == FLOAT
+    ]
+    others = [share for share in latency["other_cpu"] if share is not None]
+    load = f", other programs took {min(others):.0%} to {max(others):.0%} of the processors" if others else ""
+    threads = f"{latency['threads']} thread(s)" if latency["threads"] else "the engines' own number of threads"
+    return (
+        f"Speed against float in the same engine (float: {', '.join(floats)}), {latency['rounds']} interleaved rounds "
+        f"on {threads}{load}."
+    )
 
 
 def _accuracy(tool: str, record: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
@@ -96,8 +105,9 @@ def _value(value: float | None, base: float | None, tool: str) -> str:
     return f"{value:.4f}" if tool == FLOAT else f"{value:.4f} ({value - base:+.4f})"
 
 
-def _cost(tool: str, record: Mapping[str, Any], latency: Mapping[str, Any]) -> list[str]:
-    speeds = {figure["engine"]: figure["speedup"] for figure in latency["figures"] if figure["tool"] == tool}
+def _cost(tool: str, record: Mapping[str, Any], latency: Mapping[str, Any] | None) -> list[str]:
+    figures = latency["figures"] if latency else []
+    speeds = {figure["engine"]: figure["speedup"] for figure in figures if figure["tool"] == tool}
     times = [f"{speeds[name]:.2f}×" if name in speeds else "–" for name in ("openvino", AS_READ, "onnxruntime")]
     size = f"{record['bytes'] / 1e6:.1f}"
     if tool == FLOAT:

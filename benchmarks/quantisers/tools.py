@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
 
-from segrd_edge.calibration.calibrate import Scope, calibrate
+from segrd_edge.calibration.calibrate import calibrate
 from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.errors import OptionError, SegrdError
 from segrd_edge.machine import package_version
@@ -65,7 +66,10 @@ def quantise(
 
 
 def _ours(
-    scope: Scope, model: onnx.ModelProto, frames: Sequence[CalibrationFrame], pythons: Mapping[str, Path]
+    scope: Literal["auto", "all"],
+    model: onnx.ModelProto,
+    frames: Sequence[CalibrationFrame],
+    pythons: Mapping[str, Path],
 ) -> Quantised:
     wall, processor = time.perf_counter(), time.process_time()
     calibration = calibrate(model, frames, scope=scope)

@@ -30,7 +30,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     frames = choose_frames(good[:10], preprocess, count=6)
     part = Part("part", build_small(SIZE_HW), preprocess, frames, good[10:], folder.test, false_reject=0.1)
     tools = ["ours-all", "nncf"]
-    return compare(part, tools, pythons={"nncf": NOWHERE}, rounds=2, threads=1)
+    *_, record = compare(part, tools, pythons={"nncf": NOWHERE}, rounds=2, threads=1)
+    return record
 
 
 def test_the_record_is_json(record: dict[str, Any]) -> None:
@@ -85,6 +86,13 @@ def test_the_table_shows_what_was_measured(record: dict[str, Any], tmp_path: Pat
     assert [row[1] for row in rows[:1]] == ["8 of 12"]
     assert rows[0][8].endswith("of 8")
     assert rows[1][7] == "kept"
+
+
+def test_an_interrupted_comparison_leaves_a_table(record: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "part.json").write_text(json.dumps({**record, "latency": None}))
+    text = write_table(tmp_path).read_text()
+    assert "Latency was not measured." in text
+    assert "| ours-all | – | – | – |" in text
 
 
 def test_a_refused_graph_says_why(record: dict[str, Any], tmp_path: Path) -> None:
