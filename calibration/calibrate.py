@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any
 
 import onnx
 
-from segrd_edge.engines import EngineOutput
+from segrd_edge.engines import EngineOutput, engine_class
 from segrd_edge.errors import OptionError
 
 from .automatic import find_ranges
+from .blocks import blocks_of, int8_share
+from .budget import Budget, estimated_speedup
 from .cache import ObservationCache
-from .drift import Drift, Scale, measure_drift
+from .drift import Drift, Scale, Truth
 from .equalise import concatenations, equalise
 from .frames import CalibrationFrame
+from .ladder import PLAN, Attempt, Choice, Said, Scope, choose_plan, tried, usable_scopes
 from .plan import Plan
 from .progress import Track, untracked
 from .quantise import quantise, tensors_to_calibrate
 from .ranges import DEFAULT_PERCENTILE, Method, Ranges, check_method, observe
-from .session import run_engine
+from .sensitivity import Sensitivity
+from .speed import measure_speedup
+from .trial import Trial
 
-_COARSE_DECODER = ("student.decoder.stage4", "student.decoder.stage3")
-Scope = Literal["auto", "all", "no-fine", "no-decoder", "head", "encoder"]
-
-# Which names each scope quantises, the fastest scope first. The names are those of `training.parts`, which all models
-# keep to. INT8 noise of the features passes through the difference of
-# teacher and student, and there the fine level is the sensitive one. Mean |Δscore| on trained DeSTSegs (8 minutes, 12
-# calibration frames, OpenVINO): bottle all 0.035, no-fine 0.005, no-decoder 0.020, head 0.008; metal_plate 0.048,
-# 0.017, 0.047, 0.006; ball_screw 0.125, 0.007, 0.011, 0.007. "no-fine" leaves a quarter of the work in float.
-SCOPES: dict[str, tuple[str, ...]] = {
-    "all": ("",),
-    "no-fine": ("teacher.layer2", "teacher.layer3", "student.encoder.", *_COARSE_DECODER, "head."),
-    "no-decoder": ("teacher.", "student.encoder.", "head."),
-    "head": ("head.",),
-    "encoder": ("student.encoder.",),
-}
-# The last resort is what has no comparison of teacher and student behind it that is not learned: the head, or without
-# one the way to the bottleneck, behind which the decoder restores.
-_LAST_RESORT = {True: "head", False: "encoder"}
-
-# "auto" takes the first scope that stays within both on the calibration frames, distances brought to a scale of their
-# own (`drift.Scale`). At 0.016 a trained fabric01 lost 0.009
-# image AUROC.
-SCORE_DRIFT_LIMIT = 0.01  # mean |Δscore|
-MAP_COSINE_LIMIT = 0.99  # mean cosine between the maps
+DEFAULT_BUDGET = Budget()
+SCORE_DRIFT_LIMIT, MAP_COSINE_LIMIT = DEFAULT_BUDGET.score_shift, DEFAULT_BUDGET.map_cosine
+is_small = DEFAULT_BUDGET.allows
+_PROCESSOR_ENGINES = ("openvino", "onnxruntime")  # the faster first
 
 
 @dataclass(frozen=True)
@@ -55,27 +40,68 @@ class Calibration:
     model: onnx.ModelProto
     frames: Sequence[CalibrationFrame]
     ranges: Ranges
-    plan: Plan
     equalised: list[str]  # activations whose channels were levelled, see `calibration.equalise`
-    scope: str
-    trials: dict[str, Drift]  # scope → drift from float on the calibration frames, of every scope tried
+    choice: Choice  # of the plan
+    budget: Budget
+    speedup: float | None  # fp32's time over INT8's, measured; only where the budget asks for one that is in reach
     largest: dict[str, float]  # largest magnitude of every activation that was observed, whatever INT8 clips
     reference: list[EngineOutput]  # what the float graph gave for the frames
 
     @property
+    def scope(self) -> str:
+        return self.choice.scope
+
+    @property
+    def plan(self) -> Plan:
+        return self.choice.taken.plan
+
+    @property
     def drift(self) -> Drift:
-        return self.trials[self.scope]
+        return self.choice.taken.drift
+
+    @property
+    def int8_share(self) -> float:
+        """Share of the multiply-accumulates that run in INT8."""
+        return self.choice.taken.int8_share
+
+    @property
+    def trials(self) -> dict[str, Drift]:
+        """Scope → drift from float on the calibration frames, of every scope tried."""
+        return {scope: attempt.drift for scope, attempt in self.choice.attempts.items()}
+
+    @property
+    def sensitivity(self) -> list[Sensitivity]:
+        """What each block alone does in INT8; empty where the plan needed no search."""
+        return self.choice.sensitivity
 
     @property
     def is_safe(self) -> bool:
-        """Whether the chosen scope stays within the limits; where it does not, INT8 should not be the default."""
-        return is_small(self.drift)
+        """Whether the drift stays within the budget; where it does not, INT8 should not be the default."""
+        return self.budget.allows(self.drift)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether INT8 is as much faster as the budget asks for, by measurement where there is one."""
+        reached = estimated_speedup(self.int8_share) if self.speedup is None else self.speedup
+        return self.budget.speedup is None or reached >= self.budget.speedup
 
     @property
     def decision(self) -> str:
-        """The scope and the figures behind it."""
-        verdict = "" if self.is_safe else "; INT8 moves the results too far, so fp32 stays the default"
-        return f"scope {self.scope} ({_figures(self.trials)}){verdict}"
+        """The scope, the figures behind it, and what follows."""
+        share = f"{self.int8_share:.0%} of the multiply-accumulates in INT8"
+        return f"scope {self.scope}, {share} ({tried(self.choice.attempts)}; limits {self.budget}){self._verdict()}"
+
+    def _verdict(self) -> str:
+        if not self.is_safe:
+            return "; INT8 moves the results too far, so fp32 stays the default"
+        if self.budget.speedup is None:
+            return ""
+        measured = self.speedup is not None
+        reached = self.speedup if self.speedup is not None else estimated_speedup(self.int8_share)
+        speed = f"; {'measured' if measured else 'by its work'} {reached:.2f} times as fast as fp32"
+        if self.is_fast:
+            return speed
+        return f"{speed}, and {self.budget.speedup:g} is not in reach within the limits, so fp32 stays the default"
 
 
 def calibrate(
@@ -83,94 +109,99 @@ def calibrate(
     frames: Sequence[CalibrationFrame],
     *,
     scope: Scope = "auto",
+    choices: Mapping[str, Any] | None = None,
+    budget: Budget = DEFAULT_BUDGET,
+    threshold: float | None = None,
     method: Method = "percentile",
     percentile: float = DEFAULT_PERCENTILE,
     engine: str = "auto",
     also: Sequence[str] = (),
     cache: ObservationCache | None = None,
+    said: Said = lambda line: None,
     track: Track = untracked,
 ) -> Calibration:
     """Quantise a float deploy graph.
 
     Args:
         frames: see `calibration.frames.choose_frames`.
-        scope: one of SCOPES, or "auto": the first of them whose drift stays within the limits, else the last.
+        scope: one of `ladder.SCOPES`, or "auto": as much as the budget allows, see `ladder.choose_plan`.
+        choices: a plan as JSON has it (`Plan.edited`), which is taken whatever it does; `scope` is then not looked at.
+        budget: how far INT8 may move the results, and how much faster it has to be.
+        threshold: of the float graph's scores; without one there is no flip rate.
         method, percentile: see `ranges.to_ranges`; "auto" is `automatic.choose_ranges`.
-        engine: the engine that measures drift.
+        engine: the engine that measures drift and time; "auto" is the fastest installed of the processor's.
         also: further activations whose largest magnitude is wanted, as float16 asks for; one pass serves both.
         cache: where what the frames show of the graph is kept.
+        said: called with a line of progress.
         track: wraps frames and trials, for a progress bar.
 
     Raises:
-        OptionError: an unknown scope or method, or one that the network has no layers for.
+        OptionError: an unknown method or scope, or a scope that the network has no layers for; a plan that does not fit
+            the network.
         ExportError: the network gives NaN or infinity.
     """
     everything = Plan.of(model)
-    scopes = _scopes(everything, scope)
+    given = None if choices is None else _given(everything, choices)
+    if given is None:
+        usable_scopes(everything, scope)  # refused now rather than after the observation
     check_method(method, percentile)
     images = [frame.image_bgr_u8 for frame in frames]
-    tensors = tensors_to_calibrate(model, everything)
+    tensors = tensors_to_calibrate(model, *_plans(model, everything, given))
     concatenated = concatenations(model, everything)
     observed = observe(model, tensors, images, by_channel=concatenated, also=also, cache=cache, track=track)
     equalised, largest = equalise(model, everything, observed.channel_largest)
-    scale = Scale.of(model, observed.outputs)
+    scale, truth = Scale.of(model, observed.outputs), Truth.of(frames, threshold)
     shown = observed.histograms, images, observed.outputs, scale
     ranges = find_ranges(method, percentile, equalised, everything, *shown, track=track)
     ranges = replace(ranges, largest={**ranges.largest, **largest})
-    trials: dict[str, Drift] = {}
-    for name in scopes:
-        plan = everything.only(*SCOPES[name], reason=_reason(name, trials))
-        quantised = quantise(equalised, ranges, plan)
-        trials[name] = measure_drift(observed.outputs, list(run_engine(engine, quantised, images)), scale)
-        if is_small(trials[name]):
-            break
+    trial = Trial(equalised, ranges, images, observed.outputs, scale, truth, _processor_engine(engine))
+    choice = _try(trial, given) if given else choose_plan(trial, everything, scope, budget, said=said, track=track)
+    quantised = quantise(equalised, ranges, choice.taken.plan)
     return Calibration(
         model=quantised,
         frames=frames,
         ranges=ranges,
-        plan=plan,
         equalised=list(observed.channel_largest),
-        scope=name,
-        trials=trials,
+        choice=choice,
+        budget=budget,
+        speedup=_speedup(model, quantised, trial, choice, budget),
         largest={**observed.largest, **largest},
         reference=observed.outputs,
     )
 
 
-def _scopes(everything: Plan, wanted: Scope) -> list[str]:
-    """The scopes to try, in order."""
-    if wanted not in get_args(Scope):
-        raise OptionError(f"unknown INT8 scope {wanted!r}", expected="one of " + ", ".join(get_args(Scope)))
-    candidates = _ladder(everything) if wanted == "auto" else [wanted]
-    covered = [everything.only(*SCOPES[name]).quantised for name in candidates]
-    usable = [name for i, name in enumerate(candidates) if covered[i] and covered[i] not in covered[i + 1 :]]
-    if not usable:
-        raise OptionError(
-            f"INT8 scope {wanted!r} leaves no convolution to quantise",
-            expected="convolutions of at least 16 channels"
-            + (" named " + " or ".join(f"{prefix}*" for prefix in SCOPES[wanted]) if wanted != "auto" else ""),
-            fix="export with another scope, or without INT8",
-        )
-    return usable
+def _given(everything: Plan, choices: Mapping[str, Any]) -> Plan:
+    plan = everything.edited(choices)
+    if not plan.quantised:
+        raise OptionError("the plan leaves every convolution in float", fix="export without INT8 (--no-int8)")
+    return plan
 
 
-def _ladder(everything: Plan) -> list[str]:
-    """The scopes that "auto" tries: all but the last resort of the other kind of model."""
-    has_head = bool(everything.only(*SCOPES["head"]).quantised)
-    return [name for name in SCOPES if name not in _LAST_RESORT.values() or name == _LAST_RESORT[has_head]]
+def _plans(model: onnx.ModelProto, everything: Plan, given: Plan | None) -> list[Plan]:
+    """Every plan that may be tried, or such that together ask for the same ranges."""
+    why = dict.fromkeys(everything.quantised, "one block at a time")
+    alone = [everything.narrowed(block.nodes, why) for block in blocks_of(model, everything)]
+    return [everything, *alone, *([given] if given else [])]
 
 
-def _reason(scope: str, trials: dict[str, Drift]) -> str:
-    """Why what lies outside `scope` stays float."""
-    asked = f"scope {scope}: only {', '.join(SCOPES[scope])} is quantised"
-    return f"{asked}, because more moves the results too far ({_figures(trials)})" if trials else asked
+def _try(trial: Trial, plan: Plan) -> Choice:
+    return Choice(PLAN, {PLAN: Attempt(plan, trial(plan), int8_share(trial.model, plan))})
 
 
-def _figures(trials: dict[str, Drift]) -> str:
-    tried = "; ".join(f"{scope}: {drift}" for scope, drift in trials.items())
-    return f"{tried}; limits {SCORE_DRIFT_LIMIT} and {MAP_COSINE_LIMIT}"
+def _speedup(
+    model: onnx.ModelProto, quantised: onnx.ModelProto, trial: Trial, choice: Choice, budget: Budget
+) -> float | None:
+    """Measured where it can change the decision."""
+    taken = choice.taken
+    if budget.speedup is None or not budget.allows(taken.drift):
+        return None
+    if estimated_speedup(taken.int8_share) < budget.speedup:
+        return None
+    return measure_speedup(trial.engine, model, quantised, trial.images_bgr_u8[0])
 
 
-def is_small(drift: Drift) -> bool:
-    """Whether an INT8 graph, also one with float16 beside it, stays close enough to float to be used by itself."""
-    return drift.score_mean <= SCORE_DRIFT_LIMIT and drift.map_cosine_mean >= MAP_COSINE_LIMIT
+def _processor_engine(name: str) -> str:
+    """The INT8 graph is for the engines of a processor; building one for a GPU for every trial would take hours."""
+    if name != "auto":
+        return name
+    return next((known for known in _PROCESSOR_ENGINES if engine_class(known).is_available()), name)

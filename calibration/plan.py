@@ -1,14 +1,28 @@
-"""Which convolutions run in INT8, which do not, and why: the part of a calibration that people argue about."""
+"""Which convolutions run in INT8, which do not, and why: the part of a calibration that people argue about.
+
+As JSON a plan has every convolution by name, and one says otherwise by editing it:
+
+    {"teacher.conv1": {"float": "teacher.conv1 alone moves the score by 0.012"}, "teacher.layer1.0.conv1": "int8", …}
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 import onnx
 
+from segrd_edge.errors import OptionError
+
 from .graph import read_graph
 from .rules import ELIGIBILITY, WEIGHTED_OPS
+
+_INT8 = "int8"
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,72 @@ class Plan:
     def only(self, *prefixes: str, reason: str = "") -> Plan:
         """This plan narrowed to names that start with one of `prefixes`, for example `plan.only("head.")`."""
         reason = reason or "only " + ", ".join(prefixes) + " is quantised"
-        kept = tuple(name for name in self.quantised if name.startswith(prefixes))
-        dropped = {name: reason for name in self.quantised if not name.startswith(prefixes)}
-        return Plan(kept, {**self.left_float, **dropped})
+        kept = [name for name in self.quantised if name.startswith(prefixes)]
+        return self.narrowed(kept, dict.fromkeys(self.quantised, reason))
+
+    def narrowed(self, kept: Container[str], reasons: Mapping[str, str]) -> Plan:
+        """This plan with only the names in `kept` in INT8; `reasons` has one for every other name that was."""
+        quantised = tuple(name for name in self.quantised if name in kept)
+        dropped = {name: reasons[name] for name in self.quantised if name not in kept}
+        return Plan(quantised, {**self.left_float, **dropped})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; names in alphabetical order."""
+        split = {**dict.fromkeys(self.quantised, _INT8), **{n: {"float": why} for n, why in self.left_float.items()}}
+        return dict(sorted(split.items()))
+
+    def edited(self, choices: Mapping[str, Any]) -> Plan:
+        """This plan, of everything that may run in INT8, narrowed to what `choices` says: the way back from `to_dict`.
+
+        Raises:
+            OptionError: a name that the graph does not have, or one of its convolutions missing; a choice that is
+                neither; INT8 for what the rules leave in float.
+        """
+        self._check_names(choices)
+        reasons = {name: _reason(name, choice) for name, choice in choices.items() if choice != _INT8}
+        if refused := [name for name in self.left_float if name not in reasons]:
+            raise OptionError(
+                f"the plan has {refused[0]} in INT8, which cannot be: {self.left_float[refused[0]]}",
+                fix=f'write {{"float": "…"}} for {", ".join(refused[:_SHOWN])}',
+            )
+        narrowed = self.narrowed([name for name in self.quantised if name not in reasons], reasons)
+        return Plan(narrowed.quantised, {**narrowed.left_float, **reasons})
+
+    def _check_names(self, choices: Iterable[str]) -> None:
+        known = {*self.quantised, *self.left_float}
+        given = set(choices)
+        if unknown := sorted(given - known):
+            near = get_close_matches(unknown[0], known, n=3) or sorted(known)[:3]
+            raise OptionError(
+                f"the plan names {len(unknown)} layers that this network does not have, the first {unknown[0]}",
+                expected=f"names of its convolutions, such as {', '.join(near)}",
+                fix="take the plan.json that segrd-export wrote for this run, and edit that",
+            )
+        if missing := sorted(known - given):
+            raise OptionError(
+                f"the plan says nothing of {', '.join(missing[:_SHOWN])}"
+                + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""),
+                expected="int8 or float for every convolution",
+                fix='add "NAME": "int8", or "NAME": {"float": "why"}',
+            )
+
+
+def read_choices(path: str | Path) -> dict[str, Any]:
+    """What a plan.json says, for `Plan.edited`.
+
+    Raises:
+        OptionError: no such file, or none with a JSON object.
+    """
+    try:
+        choices = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"the plan {path} cannot be read: {error}", expected="a JSON file") from error
+    if not isinstance(choices, dict):
+        raise OptionError(f"the plan {path} holds a {type(choices).__name__}", expected="a JSON object, name → choice")
+    return choices
+
+
+def _reason(name: str, choice: Any) -> str:
+    if not isinstance(choice, dict) or list(choice) != ["float"]:
+        raise OptionError(f"the plan has {choice!r} for {name}", expected='"int8" or {"float": "why"}')
+    return str(choice["float"])

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from segrd_edge.errors import OptionError
 
 from .check import check
-from .graph import read_graph, write_graph
+from .graph import IR_VERSION, read_graph, write_graph
 from .plan import Plan
 from .ranges import Ranges
 from .rules import PLACEMENT, Site, conv_weight
@@ -25,9 +25,14 @@ from .rules import PLACEMENT, Site, conv_weight
 INT8_MAX = 127
 
 
-def tensors_to_calibrate(model: onnx.ModelProto, plan: Plan) -> list[str]:
-    """Names of the activations that `quantise` needs ranges of, in the graph's order, each once."""
-    return list(dict.fromkeys(site.tensor.name for site in _sites(read_graph(model), plan)))
+def tensors_to_calibrate(model: onnx.ModelProto, *plans: Plan) -> list[str]:
+    """Names of the activations that `quantise` needs ranges of for any of the plans, in the graph's order, each once.
+
+    A narrower plan may ask for more than a wider one: of a sum of two convolutions with one in float, the skip is the
+    other side.
+    """
+    graph = read_graph(model)
+    return list(dict.fromkeys(site.tensor.name for plan in plans for site in _sites(graph, plan)))
 
 
 def quantise(model: onnx.ModelProto, ranges: Ranges, plan: Plan) -> onnx.ModelProto:
@@ -36,6 +41,23 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, plan: Plan) -> onnx.ModelPr
     Raises:
         OptionError: the plan names a node that the model does not have, or a range is missing.
     """
+    quantised = write_graph(_surgery(model, ranges, plan))
+    check(quantised)
+    return quantised
+
+
+def draft(model: onnx.ModelProto, ranges: Ranges, plan: Plan) -> onnx.ModelProto:
+    """The graph of `quantise` unchecked and without the shapes inside it: good to run, and made in a fifth of the time.
+
+    Raises:
+        OptionError: as `quantise`.
+    """
+    drafted = gs.export_onnx(_surgery(model, ranges, plan).cleanup().toposort())
+    drafted.ir_version = IR_VERSION
+    return drafted
+
+
+def _surgery(model: onnx.ModelProto, ranges: Ranges, plan: Plan) -> gs.Graph:
     graph = read_graph(model)
     sites = _sites(graph, plan)
     pairs: dict[str, gs.Variable] = {}
@@ -47,9 +69,7 @@ def quantise(model: onnx.ModelProto, ranges: Ranges, plan: Plan) -> onnx.ModelPr
         site.node.inputs[site.index] = pairs[site.tensor.name]
     for node in [node for node in graph.nodes if node.name in plan.quantised]:
         graph.nodes.append(conv_weight.rewrite(node))
-    quantised = write_graph(graph)
-    check(quantised)
-    return quantised
+    return graph
 
 
 def _sites(graph: gs.Graph, plan: Plan) -> list[Site]:

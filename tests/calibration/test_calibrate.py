@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 
 from segrd_edge.calibration import calibrate as station
-from segrd_edge.calibration.calibrate import calibrate
+from segrd_edge.calibration.blocks import int8_share
+from segrd_edge.calibration.budget import Budget
+from segrd_edge.calibration.calibrate import Calibration, calibrate
 from segrd_edge.calibration.frames import CalibrationFrame
+from segrd_edge.calibration.graph import read_graph, write_graph
 from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.ranges import observe
 from segrd_edge.calibration.session import run_engine
@@ -20,22 +24,21 @@ def frames(images: list[np.ndarray]) -> list[CalibrationFrame]:
     return [CalibrationFrame(image, Path("photo.png"), "0" * 64, "good") for image in images]
 
 
-def limits(monkeypatch: pytest.MonkeyPatch, score: float, cosine: float) -> None:
-    monkeypatch.setattr(station, "SCORE_DRIFT_LIMIT", score)
-    monkeypatch.setattr(station, "MAP_COSINE_LIMIT", cosine)
+NOTHING_PASSES = Budget(score_shift=0, map_cosine=2)
+EVERYTHING_PASSES = Budget(score_shift=1, map_cosine=0)
 
 
-def test_auto_takes_all_where_the_drift_is_small(
-    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits(monkeypatch, 1, 0)
-    calibration = calibrate(model, frames)
+def test_auto_takes_all_where_the_drift_is_small(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
+    calibration = calibrate(model, frames, budget=EVERYTHING_PASSES)
     assert calibration.scope == "all"
     assert list(calibration.trials) == ["all"]
     assert calibration.plan.quantised == Plan.of(model).quantised
     assert calibration.is_safe
+    assert calibration.sensitivity == []  # nothing was searched
+    assert calibration.int8_share == int8_share(model, calibration.plan)
     assert calibration.equalised == ["concat.out"]
-    assert calibration.decision.startswith("scope all (all: mean |Δscore| 0.0")
+    share = f"{calibration.int8_share:.0%} of the multiply-accumulates in INT8"
+    assert calibration.decision.startswith(f"scope all, {share} (all: mean |Δscore| 0.0")
 
 
 def test_one_pass_serves_float16_too(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
@@ -52,10 +55,9 @@ def test_one_pass_serves_float16_too(model: onnx.ModelProto, frames: list[Calibr
 
 @pytest.mark.parametrize(("score", "cosine"), [(1e-9, 0), (1, 1 + 1e-9)])
 def test_auto_falls_back_to_the_head_and_records_why(
-    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch, score: float, cosine: float
+    model: onnx.ModelProto, frames: list[CalibrationFrame], score: float, cosine: float
 ) -> None:
-    limits(monkeypatch, score, cosine)
-    calibration = calibrate(model, frames)
+    calibration = calibrate(model, frames, budget=Budget(score_shift=score, map_cosine=cosine))
     assert calibration.scope == "head"
     assert list(calibration.trials) == ["all", "head"]
     assert calibration.drift is calibration.trials["head"]
@@ -63,18 +65,19 @@ def test_auto_falls_back_to_the_head_and_records_why(
     assert calibration.decision.endswith("fp32 stays the default")
     assert calibration.plan.quantised == ("head.fuse",)
     assert f"all: {calibration.trials['all']}" in calibration.plan.left_float["stem"]
+    blocks = {found.block.name for found in calibration.sensitivity}  # the search found nothing better
+    assert blocks == {"stem", "block.conv1", "block.conv2", "down.conv1", "down.conv2", "down.skip", "up", "head.fuse"}
 
 
 def test_the_ladder_goes_from_everything_to_the_head_in_steps(
-    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
+    model: onnx.ModelProto, frames: list[CalibrationFrame]
 ) -> None:
-    limits(monkeypatch, 0, 2)
     renamed = onnx.ModelProto()
     renamed.CopyFrom(model)
     for node in renamed.graph.node:
         node.name = node.name.replace("block.", "student.encoder.").replace("down.conv1", "student.decoder.stage4.0")
         node.name = node.name.replace("down.", "student.decoder.stage1.")
-    calibration = calibrate(renamed, frames)
+    calibration = calibrate(renamed, frames, budget=NOTHING_PASSES)
     assert list(calibration.trials) == ["all", "no-fine", "no-decoder", "head"]
     coarse = calibrate(renamed, frames, scope="no-fine").plan
     assert set(coarse.quantised) == {
@@ -86,26 +89,21 @@ def test_the_ladder_goes_from_everything_to_the_head_in_steps(
     assert set(without.quantised) == {"student.encoder.conv1", "student.encoder.conv2", "head.fuse"}
 
 
-def test_without_a_head_the_ladder_ends_at_the_encoder(
-    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits(monkeypatch, 0, 2)
+def test_without_a_head_the_ladder_ends_at_the_encoder(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
     renamed = onnx.ModelProto()
     renamed.CopyFrom(model)
     for node in renamed.graph.node:
         node.name = node.name.replace("stem", "teacher.conv1").replace("block.", "student.encoder.")
         node.name = node.name.replace("down.", "student.decoder.stage3.").replace("head.", "student.decoder.stage1.")
-    calibration = calibrate(renamed, frames)
+    calibration = calibrate(renamed, frames, budget=NOTHING_PASSES)
     assert list(calibration.trials) == ["all", "no-fine", "no-decoder", "encoder"]
     assert set(calibration.plan.quantised) == {"student.encoder.conv1", "student.encoder.conv2"}
 
 
-def test_a_named_scope_is_taken_whatever_its_drift(
-    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits(monkeypatch, 0, 2)
-    assert calibrate(model, frames, scope="all").scope == "all"
-    head = calibrate(model, frames, scope="head")
+def test_a_named_scope_is_taken_whatever_its_drift(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
+    everything = calibrate(model, frames, scope="all", budget=NOTHING_PASSES)
+    assert (everything.scope, everything.sensitivity) == ("all", [])
+    head = calibrate(model, frames, scope="head", budget=NOTHING_PASSES)
     assert list(head.trials) == ["head"]
     assert head.plan.left_float["stem"] == "scope head: only head. is quantised"
 
@@ -130,3 +128,84 @@ def test_scopes_that_cannot_work(model: onnx.ModelProto, frames: list[Calibratio
     with pytest.raises(OptionError, match="'head' leaves no convolution to quantise"):
         calibrate(headless, frames, scope="head")
     assert calibrate(headless, frames[:2]).scope == "all"
+
+
+def spoilt(model: onnx.ModelProto, convolution: str) -> onnx.ModelProto:
+    """The same function with an input channel of a convolution a thousand times as loud: INT8 rounds the others off."""
+    graph = read_graph(model)
+    conv = next(node for node in graph.nodes if node.name == convolution)
+    channels = conv.inputs[0].shape[1]
+    factors = np.ones((1, channels, 1, 1), np.float32)
+    factors[0, 0] = 1000
+    loud = gs.Variable("loud", np.float32, conv.inputs[0].shape)
+    constant = gs.Constant("loud.factors", factors)
+    graph.nodes.append(gs.Node("Mul", "loud.multiply", inputs=[conv.inputs[0], constant], outputs=[loud]))
+    conv.inputs[0] = loud
+    conv.inputs[1] = gs.Constant(conv.inputs[1].name, conv.inputs[1].values / factors)
+    return write_graph(graph)
+
+
+def test_the_search_leaves_out_the_block_that_int8_destroys(
+    model: onnx.ModelProto, frames: list[CalibrationFrame]
+) -> None:
+    broken = spoilt(model, "head.fuse")  # even the last rung of the ladder
+    lines: list[str] = []
+    calibration = calibrate(broken, frames, method="max", budget=Budget(score_shift=0.02), said=lines.append)
+    assert list(calibration.trials) == ["all", "head", "search"]
+    assert calibration.scope == "search"
+    assert calibration.is_safe
+    assert "head.fuse" not in calibration.plan.quantised
+    assert set(calibration.plan.quantised) >= {"block.conv1", "down.conv2"}
+    worst = max(calibration.sensitivity, key=lambda found: found.drift.score_mean)
+    assert worst.block.name == "head.fuse"
+    reason = calibration.plan.left_float["head.fuse"]
+    assert reason.startswith(f"head.fuse alone in INT8: {worst.drift}; left out to keep within mean |Δscore| 0.02")
+    assert lines == [f"all: {calibration.trials['all']}; head: {calibration.trials['head']}; searching, beginning with "
+                     "8 blocks one by one in INT8"]  # fmt: skip
+
+
+def given(model: onnx.ModelProto, frames: list[CalibrationFrame], *float_nodes: str) -> Calibration:
+    choices = Plan.of(model).to_dict()
+    return calibrate(model, frames, choices={**choices, **{name: {"float": "by hand"} for name in float_nodes}})
+
+
+def test_a_plan_that_is_given_is_taken(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
+    """Also one that splits a residual sum, whose skip is then the other side."""
+    calibration = given(model, frames, "down.conv2", "stem")
+    assert (calibration.scope, list(calibration.trials)) == ("plan", ["plan"])
+    assert set(calibration.plan.quantised) == set(Plan.of(model).quantised) - {"down.conv2", "stem"}
+    assert calibration.plan.left_float["stem"] == "by hand"
+    again = calibrate(model, frames, choices=calibration.plan.to_dict())
+    assert again.model.SerializeToString() == calibration.model.SerializeToString()
+    with pytest.raises(OptionError, match="leaves every convolution in float"):
+        given(model, frames, *Plan.of(model).quantised)
+
+
+def test_a_speed_that_is_not_in_reach_leaves_fp32_the_default(
+    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Estimated first, and measured only where the estimate is enough."""
+    monkeypatch.setattr(station, "measure_speedup", lambda *_: pytest.fail("measured"))
+    slow = calibrate(model, frames, scope="head", budget=Budget(1, 0, speedup=3.9))
+    assert (slow.is_safe, slow.is_fast, slow.speedup) == (True, False, None)
+    assert "by its work 1." in slow.decision
+    assert slow.decision.endswith("and 3.9 is not in reach within the limits, so fp32 stays the default")
+    monkeypatch.setattr(station, "measure_speedup", lambda *_: 1.3)
+    measured = calibrate(model, frames, scope="all", budget=Budget(1, 0, speedup=1.5))
+    assert (measured.is_safe, measured.is_fast, measured.speedup) == (True, False, 1.3)
+    assert "measured 1.30 times as fast as fp32, and 1.5 is not in reach" in measured.decision
+    monkeypatch.setattr(station, "measure_speedup", lambda *_: 1.6)
+    assert calibrate(model, frames, scope="all", budget=Budget(1, 0, speedup=1.5)).is_fast
+
+
+def test_verdicts_and_defects_count_where_they_are_known(model: onnx.ModelProto, images: list[np.ndarray]) -> None:
+    masks = [None, None, None, *[np.indices(images[0].shape[:2])[0] < 9] * 3]
+    frames = [
+        CalibrationFrame(image, Path("photo.png"), "0" * 64, "good" if mask is None else "synthetic", mask)
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    scores = [output.score for output in calibrate(model, frames, scope="head").reference]
+    drift = calibrate(model, frames, scope="head", threshold=float(np.median(scores))).drift
+    assert drift.flip_rate in {i / 6 for i in range(7)}
+    assert drift.image_auroc_drop is not None
+    assert drift.pixel_ap_drop is not None

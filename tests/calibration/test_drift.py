@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from segrd_edge.calibration.drift import SMALLEST_SPAN, Scale, measure_drift
+from segrd_edge.calibration.drift import MAP_STEP, SMALLEST_SPAN, Scale, Truth, measure_drift
 from segrd_edge.engines import EngineOutput
 
 
@@ -61,3 +61,33 @@ def test_distances_are_compared_by_how_far_good_frames_and_defects_are_apart() -
 
 def test_frames_that_are_all_alike_leave_a_scale() -> None:
     assert Scale.of(graph("Clip"), [output(0.1, 0.1, 0.1)]).span == SMALLEST_SPAN
+
+
+def test_what_defects_and_verdicts_lose() -> None:
+    """Two good images and two with a defect on their left half, at the resolution that counts."""
+    left = np.zeros((MAP_STEP, 4 * MAP_STEP), bool)
+    left[:, : 2 * MAP_STEP] = True
+    truth = Truth([None, None, left, left], threshold=0.5)
+
+    def outputs(*scores: float, defect: float) -> list[EngineOutput]:
+        maps = [np.full(left.shape, 0.1, np.float32), np.full(left.shape, 0.1, np.float32)]
+        maps += [np.where(left, defect, 0.1).astype(np.float32)] * 2
+        return [EngineOutput(score, anomaly_map) for score, anomaly_map in zip(scores, maps, strict=True)]
+
+    reference = outputs(0.1, 0.2, 0.6, 0.7, defect=0.9)
+    same = measure_drift(reference, reference, truth=truth)
+    assert (same.image_auroc_drop, same.pixel_ap_drop, same.flip_rate) == (0, 0, 0)
+    moved = measure_drift(reference, outputs(0.1, 0.65, 0.6, 0.45, defect=0.0), truth=truth)
+    assert moved.image_auroc_drop == 0.5  # the second good image scores above both defects
+    assert moved.pixel_ap_drop == pytest.approx(1 - 4 / 16)  # 4 of 16 pixels are defects, and all come last
+    assert moved.flip_rate == 0.5
+    without = measure_drift(reference, outputs(0.1, 0.65, 0.6, 0.45, defect=0.0))
+    assert (without.image_auroc_drop, without.pixel_ap_drop, without.flip_rate) == (None, None, None)
+    assert set(moved.to_dict()) - set(without.to_dict()) == {"image_auroc_drop", "pixel_ap_drop", "flip_rate"}
+    assert measure_drift(reference, reference, truth=Truth(truth.masks)).flip_rate is None  # no threshold
+
+
+def test_auroc_needs_good_images_and_defects() -> None:
+    good = [output(0.1, 0.1, 0.2), output(0.3, 0.1, 0.2)]
+    drift = measure_drift(good, good, truth=Truth([None, None], 0.2))
+    assert (drift.image_auroc_drop, drift.pixel_ap_drop, drift.flip_rate) == (None, None, 0)

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
-import onnx
+import json
+from pathlib import Path
+from typing import Any
 
-from segrd_edge.calibration.plan import Plan
+import onnx
+import pytest
+
+from segrd_edge.calibration.plan import Plan, read_choices
+from segrd_edge.errors import OptionError
 
 
 def test_everything_that_the_rules_allow(model: onnx.ModelProto) -> None:
@@ -25,3 +31,58 @@ def test_only_narrows_and_says_why(model: onnx.ModelProto) -> None:
     assert head.left_float["stem"] == "only head. is quantised"
     assert head.left_float["head.out"] == plan.left_float["head.out"]
     assert set(head.quantised) | set(head.left_float) == set(plan.quantised) | set(plan.left_float)
+
+
+def test_a_plan_goes_to_json_and_back(model: onnx.ModelProto, tmp_path: Path) -> None:
+    everything = Plan.of(model)
+    plan = everything.only("head.", "down.", reason="too far")
+    choices = plan.to_dict()
+    assert choices["head.fuse"] == "int8"
+    assert choices["stem"] == {"float": "too far"}
+    assert choices["head.out"] == {"float": "1 output channels, fewer than 16"}
+    (tmp_path / "plan.json").write_text(json.dumps(choices))
+    assert everything.edited(read_choices(tmp_path / "plan.json")) == plan
+
+
+def test_an_edit_by_hand(model: onnx.ModelProto) -> None:
+    everything = Plan.of(model)
+    plan = everything.edited({**everything.to_dict(), "up": {"float": "I do not trust it"}})
+    assert set(everything.quantised) - set(plan.quantised) == {"up"}
+    assert plan.left_float["up"] == "I do not trust it"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"head.fused": "int8"}, "does not have, the first head.fused\nexpected: .* such as head.fuse"),
+        ({"stem": "int4"}, "has 'int4' for stem"),
+        ({"stem": {"float": "", "int8": ""}}, 'for stem\nexpected: "int8" or'),
+        ({"head.out": "int8"}, "head.out in INT8, which cannot be: 1 output channels, fewer than 16"),
+        ({"stem": None}, "has None for stem"),
+    ],
+)
+def test_edits_that_cannot_be(model: onnx.ModelProto, edit: dict[str, Any], message: str) -> None:
+    everything = Plan.of(model)
+    with pytest.raises(OptionError, match=message):
+        everything.edited({**everything.to_dict(), **edit})
+
+
+def test_a_plan_of_another_network_or_half_a_plan(model: onnx.ModelProto) -> None:
+    everything = Plan.of(model)
+    choices = everything.to_dict()
+    del choices["stem"], choices["up"]
+    with pytest.raises(OptionError, match="says nothing of stem, up\nexpected"):
+        everything.edited(choices)
+    with pytest.raises(
+        OptionError, match=r"says nothing of block\.conv1, block\.conv2, deploy\.normalise, down\.conv1 and 8"
+    ):
+        everything.edited({})
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read"), ("[1]", "holds a list")])
+def test_a_file_that_is_no_plan(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(OptionError, match=message):
+        read_choices(tmp_path / "plan.json")
+    with pytest.raises(OptionError, match="cannot be read"):
+        read_choices(tmp_path / "elsewhere.json")

@@ -1,0 +1,80 @@
+"""How far INT8 may move the results, and how much faster it has to be for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from segrd_edge.errors import OptionError
+
+from .drift import Drift
+
+# INT8 arithmetic against float32 on processors with VNNI: all-INT8 against fp32 in OpenVINO, the same network.
+INT8_SPEED = 4.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of an INT8 graph's drift on the calibration frames; None is no limit.
+
+    Scores and maps are brought to a scale of their own (`drift.Scale`). At a mean |Δscore| of 0.016 a trained fabric01
+    lost 0.009 image AUROC.
+    """
+
+    score_shift: float = 0.01  # mean |Δscore|, at most
+    map_cosine: float = 0.99  # mean cosine between the maps, at least
+    ap_drop: float | None = None  # pixel AP on synthetic defects that INT8 may lose
+    flip_rate: float | None = None  # share of the verdicts at the float threshold that INT8 may turn
+    speedup: float | None = None  # fp32's time over INT8's, at least; accuracy goes first
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("score_shift", 0, 1), ("ap_drop", 0, 1), ("flip_rate", 0, 1), ("speedup", 1, 100)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise OptionError(f"INT8 budget: {name} {value:g}", expected=f"from {low} to {high}")
+
+    def breaches(self, drift: Drift) -> list[str]:
+        """What of `drift` is beyond the limits, in words; empty where it is within all of them."""
+        return list(self._breaches(drift))
+
+    def _breaches(self, drift: Drift) -> Iterator[str]:
+        if drift.score_mean > self.score_shift:
+            yield f"mean |Δscore| {drift.score_mean:.4f} over {self.score_shift:g}"
+        if drift.map_cosine_mean < self.map_cosine:
+            yield f"mean map cosine {drift.map_cosine_mean:.4f} under {self.map_cosine:g}"
+        for limit, value, name in (
+            (self.ap_drop, drift.pixel_ap_drop, "pixel AP lost"),
+            (self.flip_rate, drift.flip_rate, "verdicts turned"),
+        ):
+            if limit is not None and value is not None and value > limit:
+                yield f"{name} {value:.4f} over {limit:g}"
+
+    def allows(self, drift: Drift) -> bool:
+        return not self.breaches(drift)
+
+    def cost(self, drift: Drift) -> float:
+        """How much of the budget `drift` takes, as a power of noise: costs of independent parts add up, 1 is all of it.
+
+        |Δscore| grows like the noise, and 1 − cosine like its square. AP and flips of a few frames come in steps that
+        are too coarse to order anything by.
+        """
+        shift = drift.score_mean / max(self.score_shift, _SMALL)
+        return max(shift**2, (1 - drift.map_cosine_mean) / max(1 - self.map_cosine, _SMALL))
+
+    def __str__(self) -> str:
+        limits = f"mean |Δscore| {self.score_shift:g}, mean map cosine {self.map_cosine:g}"
+        limits += "" if self.ap_drop is None else f", pixel AP drop {self.ap_drop:g}"
+        limits += "" if self.flip_rate is None else f", flip rate {self.flip_rate:g}"
+        return limits
+
+    def to_dict(self) -> dict[str, float]:
+        """The limits that there are."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+_SMALL = 1e-6  # a limit of nothing still divides
+
+
+def estimated_speedup(int8_share: float) -> float:
+    """fp32's time over INT8's, if multiply-accumulates were all that takes time."""
+    return 1 / (1 - int8_share + int8_share / INT8_SPEED)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from segrd_edge.calibration.budget import Budget, estimated_speedup
+from segrd_edge.calibration.drift import Drift
+from segrd_edge.errors import OptionError
+
+
+def drift(score: float = 0, cosine: float = 1, **figures: float) -> Drift:
+    return Drift(score, 2 * score, cosine, cosine, score, **figures)
+
+
+@pytest.mark.parametrize(
+    ("figures", "breach"),
+    [
+        (drift(0.01, 0.99, pixel_ap_drop=0.02, flip_rate=0.05), None),
+        (drift(0.0101), "mean |Δscore| 0.0101 over 0.01"),
+        (drift(0, 0.9899), "mean map cosine 0.9899 under 0.99"),
+        (drift(pixel_ap_drop=0.021), "pixel AP lost 0.0210 over 0.02"),
+        (drift(flip_rate=0.06), "verdicts turned 0.0600 over 0.05"),
+        (drift(pixel_ap_drop=-0.5), None),  # a gain
+    ],
+)
+def test_every_limit_counts(figures: Drift, breach: str | None) -> None:
+    budget = Budget(ap_drop=0.02, flip_rate=0.05)
+    assert budget.breaches(figures) == ([] if breach is None else [breach])
+    assert budget.allows(figures) == (breach is None)
+
+
+def test_what_is_not_limited_or_not_known_does_not_count() -> None:
+    assert Budget(ap_drop=None, flip_rate=None).allows(drift(pixel_ap_drop=1, flip_rate=1))
+    assert Budget(ap_drop=0, flip_rate=0).allows(drift())
+
+
+def test_cost_is_a_power_and_1_is_the_whole_budget() -> None:
+    budget = Budget(score_shift=0.02, map_cosine=0.98)
+    assert budget.cost(drift(0.02)) == pytest.approx(1)
+    assert budget.cost(drift(0.04)) == pytest.approx(4)
+    assert budget.cost(drift(0.01, 0.96)) == pytest.approx(2)  # the dearer of the two
+    assert Budget(score_shift=0).cost(drift(0.01)) > 1e6
+
+
+@pytest.mark.parametrize("limits", [{"score_shift": -0.1}, {"ap_drop": 1.5}, {"flip_rate": 2}, {"speedup": 0.5}])
+def test_limits_that_cannot_be(limits: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match=f"INT8 budget: {next(iter(limits))}"):
+        Budget(**limits)
+
+
+def test_speedup_by_work() -> None:
+    assert estimated_speedup(0) == 1
+    assert estimated_speedup(1) == 4
+    assert estimated_speedup(0.5) == pytest.approx(1.6)  # half of the time, and an eighth
