@@ -34,7 +34,10 @@ class Distribution:
 
     def percentile(self, name: str) -> float | None:
         """One of `PERCENTILES` by name; None where too few samples were taken to know it."""
-        thousandths = PERCENTILES[name]
+        return self.quantile(PERCENTILES[name])
+
+    def quantile(self, thousandths: int) -> float | None:
+        """Any other percentile, for example 950 for p95; None as for `percentile`."""
         count = self.samples_ms.size
         if count < samples_needed(thousandths):
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -68,10 +68,22 @@ def _warnings(report: LatencyReport) -> str:
 
 
 def _environment(report: LatencyReport) -> str:
-    found, cpu = report.environment, report.environment["cpu"]
-    clock = "" if cpu["mhz"] is None else f", {cpu['mhz']:.0f} MHz when read"
     versions = {contender.engine: contender.version for contender in report.contenders}
     rows = {
+        **machine_rows({**report.environment, "load_average": report.load_average}),
+        "engines": _pairs(versions),
+        "noisy rounds": f"{report.noisy_rounds} of {report.rounds}",
+        "measured in": f"{report.duration_s:.0f} s, loading included",
+    }
+    cells = (f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows.items())
+    return f'<table class="facts-table"><tbody>{"".join(cells)}</tbody></table>'
+
+
+def machine_rows(found: Mapping[str, Any]) -> dict[str, str]:
+    """What `environment.describe` found, with the load average before and after, as people read it."""
+    cpu = found["cpu"]
+    clock = "" if cpu["mhz"] is None else f", {cpu['mhz']:.0f} MHz when read"
+    return {
         "processor": f"{cpu['model']}, {cpu['architecture']}{clock}",
         "cores": f"{cpu['usable_cores']} of {cpu['cores']} logical cores usable",
         "instructions": " ".join(cpu["flags"] or ()) or "unknown",
@@ -79,19 +91,14 @@ def _environment(report: LatencyReport) -> str:
         "memory": "unknown" if found["memory_gib"] is None else f"{found['memory_gib']} GiB",
         "system": found["os"],
         "Python, segrd-edge": f"{found['python']}, {found['segrd_edge']}",
-        "engines": _pairs(versions),
         "packages": _pairs(found["packages"]),
         "OpenCV threads": str(found["opencv_threads"]),
         "environment variables": _pairs(found["variables"]) or "none that matter",
         "load average": "; ".join(
-            f"{when}: {', '.join(map(str, loads))}" for when, loads in report.load_average.items() if loads
+            f"{when}: {', '.join(map(str, loads))}" for when, loads in found["load_average"].items() if loads
         )
         or "unknown",
-        "noisy rounds": f"{report.noisy_rounds} of {report.rounds}",
-        "measured in": f"{report.duration_s:.0f} s, loading included",
     }
-    cells = (f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows.items())
-    return f'<table class="facts-table"><tbody>{"".join(cells)}</tbody></table>'
 
 
 def _pairs(values: dict[str, Any]) -> str:

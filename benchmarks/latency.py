@@ -72,7 +72,7 @@ def measure(
     )
     with ExitStack() as stack:
         session = Session(frame_set.frames, preprocess)
-        skipped = _load(session, loaders, stack)
+        skipped = load_all(session, loaders, stack)
         session.run(_round_numbers(rounds, seconds))
     reference = _reference(session.logs)
     return LatencyReport(
@@ -136,7 +136,7 @@ def _loaders(
     return loaders
 
 
-def _load(session: Session, loaders: dict[str, Callable[[], Contender]], stack: ExitStack) -> dict[str, str]:
+def load_all(session: Session, loaders: dict[str, Callable[[], Contender]], stack: ExitStack) -> dict[str, str]:
     """Load every contender into the session; `stack` closes them. Returns those that failed, and why.
 
     Raises:

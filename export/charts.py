@@ -10,12 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 _Floats = npt.NDArray[np.float64]
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 _LOGIT_TICKS = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 1 - 1e-5, 1 - 1e-6)
 _FINE_LOGIT_TICKS = sorted(
@@ -25,6 +27,7 @@ _STRIP_HEIGHT, _STRIP_GAP, _STRIP_BINS = 26, 12, 72
 _BAR_HEIGHT, _BAR_GAP, _GROUP_GAP = 13, 3, 11
 _TICKS_APART = (36, 20)  # px between labelled ticks along x and along y
 _LONGEST_LABEL = 19  # characters that fit in front of a strip
+_CHARACTER_PX = 6.4  # width of one in a label
 _RAW_POINTS = 60  # shorter curves are drawn as they are
 _LOGIT_LIMIT = 1e-6  # scores closer to 0 or 1 than this are drawn at it
 
@@ -85,6 +88,16 @@ class Bar:
     reach: float  # a thin line goes on to here
     note: str  # behind the bar
     tone: str  # CSS class
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One mark of a `scatter` chart."""
+
+    x: float
+    y: float
+    tone: str  # CSS classes
+    title: str  # shown when it is pointed at
 
 
 def score_axis(groups: Sequence[Sequence[float]], threshold: float) -> Axis:
@@ -209,6 +222,83 @@ def _bar(bar: Bar, axis: Axis, left: float, right: float, y: float) -> str:
         + _text(left - 8, y + _BAR_HEIGHT - 2.5, bar.label, "label", "end")
         + _text(reach + 8, y + _BAR_HEIGHT - 2.5, bar.note, "note", "start")
     )
+
+
+def scatter(
+    groups: Sequence[tuple[str, Sequence[Mark]]],
+    *,
+    title: str,
+    x_label: str,
+    limit: tuple[float, str] | None = None,
+    width: int = 500,
+    height: int = 300,
+) -> str:
+    """Marks over a logarithmic x, those of a group joined by a line, its label beside the last of them.
+
+    At least one mark. `limit`: an x that a line is drawn at, and what stands beside it. y ends at 1.
+    """
+    left, right, top, bottom = 48, width - 16, 30, height - 36
+    marks = [mark for _, members in groups for mark in members]
+    xs = [mark.x for mark in marks] + ([limit[0]] if limit else [])
+    ys = [mark.y for mark in marks]
+    margin = 0.08 * max(max(ys) - min(ys), 0.02)
+    x_axis = Axis(min(xs) * 0.85, max(xs) * 1.25, "log")
+    y_axis = Axis(min(ys) - margin, min(max(ys) + margin, 1.0))
+
+    def place(mark: Mark) -> tuple[float, float]:
+        x, y = float(x_axis.at(mark.x)), float(y_axis.at(mark.y))
+        return left + x * (right - left), bottom - y * (bottom - top)
+
+    placed = [[place(mark) for mark in members] for _, members in groups]
+    drawn = [_text(left, 12, title, "strong", "start")]
+    drawn += [*_y_axis(y_axis, left, right, top, bottom), *_x_axis(x_axis, left, right, top, bottom)]
+    taken = [(0.0, 0.0, float(width), top - 10.0)]
+    taken += [(x - 6, y - 6, x + 6, y + 6) for points in placed for x, y in points]
+    if limit:
+        x = left + float(x_axis.at(limit[0])) * (right - left)
+        taken.append((x - 2, top, x + 2, bottom))
+        drawn.append(f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{bottom}"/>')
+        drawn.append(_text(min(max(x, left + 140), right - 44), top - 12, limit[1], "note", "middle"))
+    for (_, members), points in zip(groups, placed, strict=True):
+        drawn.append(f'<path class="link" d="{_path(*np.transpose(points))}"/>')
+        taken += _along(points)
+        drawn += [_circle(mark, *point) for mark, point in zip(members, points, strict=True)]
+    for (label, _), points in zip(groups, placed, strict=True):
+        box = _free_box(len(label) * _CHARACTER_PX, points[-1], taken, (left, right))
+        taken.append(box)
+        drawn.append(_text(box[0], box[3] - 3, label, "label", "start"))
+    drawn.append(_text((left + right) / 2, height - 4, x_label, "note", "middle"))
+    return _svg(width, height, drawn, title)
+
+
+def _circle(mark: Mark, x: float, y: float) -> str:
+    title = f"<title>{escape(mark.title)}</title>"
+    return f'<circle class="{escape(mark.tone)}" cx="{x:.1f}" cy="{y:.1f}" r="4.5">{title}</circle>'
+
+
+def _along(points: Sequence[tuple[float, float]]) -> list[_Box]:
+    """Small boxes along the line through these points."""
+    ends = pairwise(points)
+    steps = [np.linspace(start, end, 24) for start, end in ends]
+    return [(x - 1, y - 1, x + 1, y + 1) for piece in steps for x, y in piece.tolist()]
+
+
+def _free_box(length: float, point: tuple[float, float], taken: Sequence[_Box], between: tuple[float, float]) -> _Box:
+    """A place beside the point for a text of this length that covers as little as can be."""
+    x, y = point
+    boxes = [
+        (start, y + down - 9, start + length, y + down + 5)
+        for down in (2, -9, 13, -20, 24)
+        for start in (x + 9, x - 9 - length)
+        if between[0] <= start <= between[1] + 12 - length
+    ] or [(x + 9, y - 7, x + 9 + length, y + 7)]
+    return min(boxes, key=lambda box: sum(_overlap(box, other) for other in taken))
+
+
+def _overlap(a: _Box, b: _Box) -> float:
+    """Common area of two boxes."""
+    across, down = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(across, 0.0) * max(down, 0.0)
 
 
 def _summarise(xs: _Floats, ys: _Floats) -> tuple[_Floats, _Floats, _Floats, _Floats]:

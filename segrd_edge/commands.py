@@ -24,6 +24,11 @@ ENTRIES: dict[str, Entry] = {
     "segrd-build": Entry("build_cli:command", "segrd-build bottle.segrd --precision auto", None),
     "segrd-inspect": Entry("inspect_cli:command", "segrd-inspect bottle.segrd frames/ --out results/", None),
     "segrd-bench": Entry("benchmarks.cli:command", "segrd-bench bottle.segrd --frame 1224x1024", None),
+    "segrd-compare": Entry(
+        "benchmarks.compare_cli:command",
+        "segrd-compare photos/bottle --out compare/bottle --minutes 8 --latency-ms 60",
+        "export",
+    ),
     "segrd-doctor": Entry("doctor:command", "segrd-doctor --json", None),
 }
 
@@ -50,6 +55,10 @@ def inspect() -> NoReturn:
 
 def bench() -> NoReturn:
     _run("segrd-bench")
+
+
+def compare() -> NoReturn:
+    _run("segrd-compare")
 
 
 def doctor() -> NoReturn:

@@ -98,7 +98,7 @@ def train(
         steps,
         minutes,
     )
-    with _progress() as listener:
+    with training_progress() as listener:
         run = train_run(config, out, resume=resume, skip_bad=skip_bad, listener=listener, said=console.print)
     assert run is not None  # stop_after is not given
     summary = {
@@ -188,7 +188,7 @@ def one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[StepReport], None]]:
+def training_progress() -> Iterator[Callable[[StepReport], None]]:
     """A bar per phase with the loss and the time left; a line per tenth of a phase where there is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
