@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +12,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segrd_edge.calibration import frames as calibration_frames
 from segrd_edge.calibration.graph import OPSET, write_graph
 from segrd_edge.mapspec import MapSpec
-from segrd_edge.training.models import MODELS, build_model
+from segrd_edge.training.models import build_model
 from segrd_edge.training.models.destseg import DeSTSeg
 
+from ..every_model import name_and_options
+
 SIZE_HW = (64, 96)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_calibration_frames() -> Iterator[None]:
+    """No test here is about how many frames calibrate, and 32 of them take their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration_frames, "FEWEST", 2)
+        yield
 
 
 class OneConv(nn.Module):
@@ -78,7 +88,7 @@ def destseg_core(destseg: nn.Module) -> onnx.ModelProto:
 
 @pytest.fixture(scope="session")
 def exported_core(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[nn.Module, onnx.ModelProto]]:
-    """`exported_core(name)`: a registered model with a narrow head, and its core graph of SIZE_HW.
+    """`exported_core(case)`: one of EVERY_MODEL with a narrow head, and its core graph of SIZE_HW.
 
     The exporter takes its time and runs once for each; the graph then lies on the disk, as all of them fill the memory.
     """
@@ -86,11 +96,11 @@ def exported_core(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], t
 
     folder = tmp_path_factory.mktemp("cores")
 
-    def get(name: str) -> tuple[nn.Module, onnx.ModelProto]:
+    def get(case: str) -> tuple[nn.Module, onnx.ModelProto]:
         torch.manual_seed(0)
-        options = {"head_width": 32} if "head_width" in inspect.signature(MODELS[name]).parameters else {}
+        name, options = name_and_options(case, head_width=32)
         model = set_statistics(build_model(name, size_hw=SIZE_HW, **options).eval(), SIZE_HW)
-        file = folder / f"{name}.onnx"
+        file = folder / f"{case}.onnx"
         if not file.exists():
             onnx.save(export_core(model, SIZE_HW), file)
         return model, onnx.load(file)

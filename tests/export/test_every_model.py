@@ -5,7 +5,6 @@ That TensorRT builds each of them in every precision is `test_tensorrt`.
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +15,22 @@ from segrd_edge.detector import Detector
 from segrd_edge.export.bundle import export_bundle
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
-from segrd_edge.training.models import MODELS
 from segrd_edge.training.predict import predict
 from segrd_edge.training.run import RunConfig
 from segrd_edge.training.train import train
 
+from ..every_model import EVERY_MODEL, name_and_options
+
 SIZE_HW = (64, 96)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_from_photographs_to_the_detector(name: str, photos: Path, tmp_path: Path) -> None:
-    takes_width = "head_width" in inspect.signature(MODELS[name]).parameters
+@pytest.mark.parametrize("case", EVERY_MODEL)
+def test_from_photographs_to_the_detector(case: str, photos: Path, tmp_path: Path) -> None:
+    name, options = name_and_options(case, head_width=16)
     config = RunConfig(
         data=str(photos),
         model=name,
-        options={"head_width": 16} if takes_width else {},
+        options=options,
         preprocess=Preprocess(SIZE_HW),
         steps=3,
         batch=4,

@@ -17,15 +17,15 @@ from segrd_edge.export.batch import with_batch
 from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.maps import anomaly_map, anomaly_score, normalise
-from segrd_edge.training.models import MODELS
 
+from ..every_model import EVERY_MODEL
 from .conftest import SIZE_HW
 
 PREPROCESS = Preprocess(SIZE_HW)
 Images = list[npt.NDArray[np.uint8]]
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=EVERY_MODEL)
 def exported(
     request: pytest.FixtureRequest, exported_core: Callable[[str], tuple[nn.Module, onnx.ModelProto]]
 ) -> tuple[nn.Module, onnx.ModelProto]:

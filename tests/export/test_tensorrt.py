@@ -29,8 +29,8 @@ from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.tensorrt.build import build
 from segrd_edge.tensorrt.layers import CONVOLUTION, Layer
-from segrd_edge.training.models import MODELS
 
+from ..every_model import EVERY_MODEL
 from .conftest import SIZE_HW
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
@@ -65,7 +65,7 @@ class Graphs:
         return self._halves[precision]
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=EVERY_MODEL)
 def graphs(request: pytest.FixtureRequest, exported_core: Callable[[str], tuple[Any, onnx.ModelProto]]) -> Graphs:
     model, core = exported_core(request.param)
     return Graphs(core, model.map_spec)
