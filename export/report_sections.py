@@ -227,8 +227,9 @@ def cases_section(run: Run, manifest: Manifest, evaluations: Evaluations) -> lis
             f"{name} {score(scores[frame.photo])}" for name, scores in others.items() if frame.photo in scores
         )
         pictures = case_pictures(frame, run.preprocess, threshold)
+        painted = "" if frame.painted_bgr_u8 is None else f"{frame.photo.kind} on "
         return {
-            "pictures": pictures, "file": f"{path.parent.name}/{path.name}", "kind": frame.photo.kind,
+            "pictures": pictures, "file": f"{painted}{path.parent.name}/{path.name}", "kind": frame.photo.kind,
             "score": f"{chosen} {score(frame.score)}", "also": also, **_judge(frame, threshold),
         }  # fmt: skip
 
