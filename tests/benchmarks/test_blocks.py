@@ -1,0 +1,35 @@
+"""Where a frame's time goes: every multiply-accumulate and every convolution's kernel has its block."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from segrd_edge.benchmarks.blocks import block_macs, measure_blocks, owner_of
+from segrd_edge.bundle import Bundle
+from segrd_edge.calibration.graph import multiply_accumulates
+
+pytest.importorskip("openvino", reason="OpenVINO is not installed")
+
+
+def test_a_kernel_counts_for_its_convolutions_block() -> None:
+    convolutions = {"head.aspp.dilated.2.0", "teacher.layer1.0.conv1"}
+    assert owner_of("head.aspp.dilated.2.0/WithoutBiases", "Convolution", convolutions) == "head.aspp.dilated"
+    assert owner_of("teacher.layer1.0.conv1", "Convolution", convolutions) == "teacher.layer1.0"
+    assert owner_of("teacher.layer1.0.conv1_acdb", "Reorder", convolutions) == "other: Reorder"
+
+
+def test_every_block_is_counted_and_timed(bundle_path: Path) -> None:
+    bundle = Bundle.open(bundle_path)
+    graphs = {name: bundle.graph(name) for name in ("fp32", "int8")}
+    model = onnx.load_from_string(graphs["fp32"])
+    macs = block_macs(model)
+    assert sum(macs.values()) == sum(multiply_accumulates(model).values())
+    times = measure_blocks(graphs, rounds=2, threads=1)
+    for found in times.values():
+        assert all(ms > 0 for ms in found.values())
+        # The frame's normalisation may be folded into what is beside it; convolutions of the network are not.
+        assert {block for block in macs if not block.startswith("deploy.")} <= set(found)
+        assert "other: Convolution" not in found
