@@ -37,7 +37,7 @@ def command(
 ) -> None:
     """Multiply-accumulates and time of every block of a bundle's network, in OpenVINO."""
     opened = Bundle.open(bundle)
-    graphs = {name: opened.graph(name) for name in opened.manifest.graphs if name in _PRECISIONS}
+    graphs: dict[str, bytes] = {name: opened.graph(name) for name in opened.manifest.graphs if name in _PRECISIONS}
     macs = block_macs(onnx.load_from_string(graphs["fp32"]))
     times = measure_blocks(graphs, rounds, threads)
     rows = dict.fromkeys([*macs, *(block for found in times.values() for block in found)])
