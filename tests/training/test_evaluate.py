@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,7 +15,7 @@ from segrd_edge.errors import DataError, FrameError
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import Photo, scan
-from segrd_edge.training.evaluate import Evaluation, evaluate_photos
+from segrd_edge.training.evaluate import Evaluation, _detector_subject, evaluate_photos
 from segrd_edge.training.metrics import downsample_mask
 
 SIZE_HW = (32, 32)
@@ -107,3 +108,30 @@ def test_a_photograph_that_the_crop_reaches_outside_of_is_named(folder: Path) ->
     cv2.imwrite(str(folder / "test/good/small.png"), np.zeros((60, 100, 3), np.uint8))
     with pytest.raises(FrameError, match=r"small\.png: a frame of 100×60 pixels, which the crop 40,16,64,64"):
         evaluate(folder, Preprocess(SIZE_HW, crop_xywh=CROP_XYWH))
+
+
+@pytest.mark.parametrize("frame_hw", [None, (960, 1440)])
+def test_network_images_go_to_the_engine_enlarged_where_its_graph_takes_frames(frame_hw: Any) -> None:
+    preprocess = Preprocess((64, 96), fit="letterbox", crop_xywh=(300, 200, 700, 600))
+    image = np.full((64, 96, 3), preprocess.fill, np.uint8)
+    inner = preprocess.placement((960, 1440)).covered(image)
+    inner[...] = np.kron(np.random.default_rng(0).integers(0, 256, (8, 7, 3)), np.ones((8, 11, 1)))[:, : inner.shape[1]]
+
+    def run_engine(item: Any) -> Any:
+        assert item.shape == (*(frame_hw or (64, 96)), 3)
+        seen = item if frame_hw is None else preprocess.resize(item)
+        return SimpleNamespace(anomaly_map=seen.mean(axis=2).astype(np.float32), score=0.5)
+
+    graph = SimpleNamespace(frame_hw=frame_hw)
+    manifest = SimpleNamespace(
+        preprocess=preprocess.to_dict(), graphs={"fp16": graph}, data={"held_out_sha256": ["a"], "foreground": False},
+        model=SimpleNamespace(training=SimpleNamespace(seed=3)),
+    )  # fmt: skip
+    subject = _detector_subject(
+        SimpleNamespace(bundle=SimpleNamespace(manifest=manifest), precision="fp16", run_engine=run_engine)
+    )
+    assert (subject.held_out_sha256, subject.seed, subject.foreground) == (["a"], 3, False)
+    anomaly_map, score = subject.on_images(image)
+    assert score == 0.5
+    difference = np.abs(anomaly_map - image.mean(axis=2))
+    assert difference.max() < 1e-4 if frame_hw is None else difference.mean() < 2
