@@ -46,7 +46,7 @@ THUMBNAIL_PX = 16  # side of what photographs are compared by
 # the good photographs of six real categories are 0.7 (ball_screw) to 33 (metal_plate) apart; a still part under camera
 # noise of 5 grey levels is about 0.4 apart from itself.
 NEAR_DUPLICATE = 1.0
-_LOOKED_AT = 2048  # of more photographs a random part is compared
+_LOOKED_AT = 32  # photographs compared for every frame wanted; of more a random part is
 _STREAM = 7  # keeps this generator apart from those of training with the same seed
 _ATTEMPTS = 8  # about one Perlin mask in twenty comes out empty
 
@@ -127,7 +127,7 @@ def _different(
     photos: Sequence[Path], preprocess: Preprocess, count: int, rng: np.random.Generator, track: Track
 ) -> list[Path]:
     """At most `count` photographs that show something different, the most different first. Holds their thumbnails."""
-    looked_at = [photos[i] for i in rng.permutation(len(photos))[:_LOOKED_AT]]
+    looked_at = [photos[i] for i in rng.permutation(len(photos))[: _LOOKED_AT * count]]
     thumbnails = np.stack(
         [_thumbnail(_network_image(path, preprocess)) for path in track(looked_at, "reading photographs")]
     )

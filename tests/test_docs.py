@@ -58,13 +58,14 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, path in enumerate(sorted((photos / "test").rglob("*.png"))):
         shutil.copy(path, folder / f"frames/{i:03d}.png")
     run(folder, f"segrd-train photos/bottle --out runs/first {SMALL}")
-    run(folder, "segrd-export runs/first --int8 --out bottle.segrd --calibration-images 8 --no-report")
+    run(folder, "segrd-export runs/first --int8 --out bottle.segrd --calibration-images 32 --no-report")
     return folder
 
 
 def run(folder: Path, command: str) -> None:
     """One shell line, with this interpreter's programs on the path."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["SEGRD_CACHE"] = str(folder / "cache")
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -91,7 +92,7 @@ def test_block_runs(block: Block, sandbox: Path) -> None:
         if command.startswith(("segrd-train", "segrd-inspect")):  # an earlier block may have written there
             shutil.rmtree(sandbox / command.split("--out ")[1].split()[0], ignore_errors=True)
         command = re.sub(r"--(minutes|steps) \S+", SMALL, command)
-        command = command.replace("segrd-export ", "segrd-export --calibration-images 8 ")
+        command = command.replace("segrd-export ", "segrd-export --calibration-images 32 ")
         if command.startswith("make "):
             assert subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True, check=False).returncode == 0
         elif command.startswith(("pip ", "git ", "cd segrd")):
