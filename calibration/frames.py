@@ -43,8 +43,8 @@ DEFAULT_COUNT = 64
 FEWEST, MOST = 32, 512  # calibration frames
 THUMBNAIL_PX = 16  # side of what photographs are compared by
 # Root mean square difference of two thumbnails, grey levels, below which they show the same. Nearest neighbours among
-# the good photographs of six real categories are 0.7 (ball_screw) to 33 (metal_plate) apart; a still part under camera
-# noise of 5 grey levels is about 0.4 apart from itself.
+# the good photographs of six real categories are 0.7 (ball_screw) to 33 (metal_plate) apart; of a still part at
+# 256×256 noise of 5 grey levels makes 5 · √2 / 16 ≈ 0.4.
 NEAR_DUPLICATE = 1.0
 _LOOKED_AT = 32  # photographs compared for every frame wanted; of more a random part is
 _STREAM = 7  # keeps this generator apart from those of training with the same seed
