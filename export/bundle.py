@@ -16,8 +16,11 @@ import numpy.typing as npt
 import onnx
 
 from segrd_edge.bundle import SUFFIX, write_bundle
+from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.calibrate import Calibration, Scope
-from segrd_edge.calibration.frames import DEFAULT_COUNT, CalibrationFrame, choose_frames
+from segrd_edge.calibration.frames import DEFAULT_COUNT, CalibrationFrame, check_count, choose_frames
+from segrd_edge.calibration.progress import Track, untracked
+from segrd_edge.calibration.ranges import DEFAULT_PERCENTILE, Method, check_method
 from segrd_edge.errors import ExportError, OptionError
 from segrd_edge.frames import read_frame
 from segrd_edge.manifest import Manifest, Precision
@@ -68,23 +71,29 @@ def export_bundle(
     int8: bool = True,
     data: str | Path | None = None,
     calibration_images: int = DEFAULT_COUNT,
+    calibration_method: Method = "percentile",
     int8_scope: Scope = "auto",
     evaluate: bool = True,
     target: Target = CPU,
+    cache: ObservationCache | None = None,
     said: Said = lambda line: None,
+    track: Track = untracked,
 ) -> ExportResult:
     """Export a run as a bundle (`out`, *.segrd).
 
     Args:
         int8: add an INT8 graph, and make it the default if it stays close to float on the calibration frames.
         data: where the run's photographs are now; None is where training found them.
-        calibration_images: number of calibration frames, half of them with synthetic defects. They decide on float16
-            too.
+        calibration_images: number of calibration frames, half of them with synthetic defects; see
+            `calibration.frames.check_count`. They decide on float16 too.
+        calibration_method: how INT8 scales are found, see `calibration.ranges.to_ranges`; "auto" tries for each tensor.
         int8_scope: what INT8 covers, see `calibration.calibrate`.
         evaluate: measure every graph on the folder's test photographs or, where there are no defects among them, on
             synthetic defects on the held-out photographs.
         target: for TensorRT, further graphs are added: fp16, and mixed where there is INT8.
+        cache: where what the calibration frames show of the graph is kept, so that the next export need not look again.
         said: called with a line of progress before each stage.
+        track: wraps photographs and frames, for a progress bar.
 
     Raises:
         ExportError: the graph would not be the same model, or photographs have changed since training.
@@ -92,6 +101,8 @@ def export_bundle(
         OptionError: an argument that cannot work.
     """
     out = _checked_name(out)
+    check_count(calibration_images)
+    check_method(calibration_method, DEFAULT_PERCENTILE)
     run = run if isinstance(run, Run) else Run.load(run)
     target.check(run.preprocess)
     photographs = _find_photographs(run, data, evaluate)
@@ -103,10 +114,13 @@ def export_bundle(
         float_graph,
         run.preprocess,
         target,
-        lambda: _choose(run, photographs, calibration_images),
+        lambda: _choose(run, photographs, calibration_images, track=track),
         int8=int8,
         scope=int8_scope,
+        method=calibration_method,
+        cache=cache,
         said=said,
+        track=track,
     )
     synthetic = _paint(run, photographs, said) if evaluate and not photographs.test else []
     judgements = {p: _judge(run, photographs, synthetic, p, graph, said) for p, graph in graphs.items()}
@@ -207,7 +221,9 @@ def _size_hw(run: Run, photographs: _Photographs) -> tuple[int, int]:
     return height, width
 
 
-def _choose(run: Run, photographs: _Photographs, count: int, stream: int = 0) -> list[CalibrationFrame]:
+def _choose(
+    run: Run, photographs: _Photographs, count: int, stream: int = 0, track: Track = untracked
+) -> list[CalibrationFrame]:
     textures = run.config.textures  # the folder may have stayed on the machine that trained
     return choose_frames(
         photographs.train,
@@ -215,6 +231,7 @@ def _choose(run: Run, photographs: _Photographs, count: int, stream: int = 0) ->
         count=count,
         seed=run.config.seed + stream,
         textures=textures if textures and Path(textures).is_dir() else None,
+        track=track,
     )
 
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from segrd_edge.console import FOUND, OK, console, emit_json, json_option, new_table, parse_frame_size, print_table
+from segrd_edge.console import (
+    FOUND,
+    OK,
+    console,
+    emit_json,
+    json_option,
+    new_table,
+    parse_frame_size,
+    print_table,
+    track,
+)
 
 if TYPE_CHECKING:
     from .bundle import ExportResult
@@ -25,6 +35,13 @@ def command(
     ] = True,
     data: Annotated[Path | None, typer.Option(help="Where the run's photographs are now.")] = None,
     calibration_images: Annotated[int, typer.Option(help="Frames that set the INT8 scales and bound float16.")] = 64,
+    calibration: Annotated[
+        str,
+        typer.Option(
+            help="How INT8 scales are found: max, percentile, entropy, mse, or auto, for each tensor the one that "
+            "moves the output least."
+        ),
+    ] = "percentile",
     int8_scope: Annotated[
         str, typer.Option(help="What INT8 covers: auto, all, no-fine, no-decoder, head, or encoder.")
     ] = "auto",
@@ -57,6 +74,7 @@ def command(
 ) -> int:
     """Export a trained detector as one deployable file, with INT8 calibration and a report. Exit code 1: with --verify,
     a tensor departs."""
+    from segrd_edge.calibration.cache import ObservationCache
     from segrd_edge.training.run import Run
 
     from .build import build_here, check_lean
@@ -76,9 +94,12 @@ def command(
         int8=int8,
         data=data,
         calibration_images=calibration_images,
+        calibration_method=cast(Any, calibration),
         int8_scope=cast(Any, int8_scope),
         target=target,
+        cache=ObservationCache(),
         said=lambda line: console.print(line, markup=False),
+        track=track,
     )
     page = result.path.with_suffix(".html") if report else None
     if page is not None:

@@ -16,7 +16,7 @@ TensorRT 10.3 ends at 20. It comes with polygraphy and a package that rebinds ON
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,7 +90,7 @@ def tensors_to_observe(model: onnx.ModelProto) -> list[str]:
     return list(dict.fromkeys(tensor.name for node in undecided for tensor in _activations(node)))
 
 
-def largest_activations(model: onnx.ModelProto, images_bgr_u8: Iterable[npt.NDArray[np.uint8]]) -> dict[str, float]:
+def largest_activations(model: onnx.ModelProto, images_bgr_u8: Sequence[npt.NDArray[np.uint8]]) -> dict[str, float]:
     """Largest magnitude of every tensor of `tensors_to_observe(model)` on network images (uint8 h×w×3 BGR).
 
     `model` takes network images. A frame graph has the same tensors behind its resize: observe before building it.

@@ -17,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.calibrate import Calibration, Scope, calibrate, is_small
 from segrd_edge.calibration.drift import Drift, Scale, measure_drift
 from segrd_edge.calibration.frames import CalibrationFrame
-from segrd_edge.calibration.ranges import observe
+from segrd_edge.calibration.progress import Track, untracked
+from segrd_edge.calibration.ranges import Method, observe
 from segrd_edge.calibration.session import run_engine
 from segrd_edge.engines import EngineOutput
 from segrd_edge.manifest import Precision
@@ -64,7 +66,10 @@ def build_graphs(
     *,
     int8: bool,
     scope: Scope = "auto",
+    method: Method = "percentile",
+    cache: ObservationCache | None = None,
     said: Said = lambda line: None,
+    track: Track = untracked,
 ) -> tuple[dict[Precision, ExportGraph], Calibration | None]:
     """Every graph that `target` asks for, fp32 first, and the calibration where there is one.
 
@@ -73,6 +78,9 @@ def build_graphs(
         frames: gives the calibration frames; called where anything needs them.
         int8: add the INT8 graph, and for TensorRT the mixed one.
         scope: what INT8 covers, see `calibration.calibrate`.
+        method: how its scales are found, see `calibration.ranges`.
+        cache: where what the frames show of the float graph is kept.
+        track: wraps frames, for a progress bar.
 
     Raises:
         ExportError: the network gives NaN or infinity, or its graph cannot take a batch.
@@ -87,13 +95,13 @@ def build_graphs(
     calibration = None
     if int8:
         said(f"calibrating INT8 on {len(images)} frames")
-        calibration = calibrate(float_graph, chosen, scope=scope, also=also)
+        calibration = calibrate(float_graph, chosen, scope=scope, method=method, also=also, cache=cache, track=track)
         said(calibration.decision)
         graphs["int8"] = replace(_for_processor(calibration.model), drift=calibration.drift, has_int8=True)
         seen = _Seen(images, calibration.largest, calibration.reference)
     else:
         said(f"observing activations on {len(images)} frames")
-        observed = observe(float_graph, [], images, also=also)
+        observed = observe(float_graph, [], images, also=also, cache=cache, track=track)
         seen = _Seen(images, observed.largest, observed.outputs)
     if target.is_tensorrt:
         sources: dict[Precision, onnx.ModelProto] = {"fp16": float_graph}

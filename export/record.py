@@ -105,10 +105,20 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
     return {
         "method": calibration.ranges.method,
         "percentile": calibration.ranges.percentile,
+        "tensor_methods": calibration.ranges.chosen,
         "equalised": calibration.equalised,
         "scope": calibration.scope,
         "drift": {scope: drift.to_dict() for scope, drift in calibration.trials.items()},
-        "frames": [{"file": recorded[f.sha256], "sha256": f.sha256, "kind": f.kind} for f in calibration.frames],
+        "frames": [
+            {
+                "file": recorded[frame.sha256],
+                "sha256": frame.sha256,
+                "pixels_sha256": frame.pixels_sha256,
+                "kind": frame.kind,
+                "defect": frame.defect,
+            }
+            for frame in calibration.frames
+        ],
         "quantised": list(calibration.plan.quantised),
         "left_float": _left(calibration.plan.left_float),
     }

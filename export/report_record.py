@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import platform
 import shlex
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -55,7 +56,7 @@ def _read_log(path: Path) -> dict[str, list[tuple[int, float, float]]]:
 def calibration_section(record: CalibrationRecord, calibration: Calibration | None) -> dict[str, Any]:
     """Frames by kind, method, convolutions per part of the network, what stays float and why, and the scopes tried."""
     kinds = [frame.kind for frame in record.frames]
-    method = f"percentile {record.percentile:g}" if record.percentile is not None else record.method
+    method = _method(record)
     if record.equalised:
         method += "; concatenated features are levelled by channel first and not clipped"
     return {
@@ -70,6 +71,16 @@ def calibration_section(record: CalibrationRecord, calibration: Calibration | No
         "trials": _trials(calibration) if calibration else [],
         "limits": f"{SCORE_DRIFT_LIMIT:g} mean score drift and {MAP_COSINE_LIMIT:g} mean cosine",
     }
+
+
+def _method(record: CalibrationRecord) -> str:
+    """How the scales were found; with "auto", how many tensors took which method."""
+    names = {"percentile": f"percentile {record.percentile:g}"} if record.percentile is not None else {}
+    if not record.tensor_methods:
+        return names.get(record.method, record.method)
+    counts = Counter(record.tensor_methods.values()).most_common()
+    shares = ", ".join(f"{names.get(method, method)} for {plural(count, 'tensor')}" for method, count in counts)
+    return f"{record.method}, by what each does to the output: {shares}"
 
 
 def _by_reason(nodes: Iterable[LeftFloat]) -> dict[str, list[str]]:

@@ -132,12 +132,19 @@ class GraphRecord(Record):
 class CalibrationFrame(Record):
     file: str
     sha256: Sha256
+    pixels_sha256: Sha256 | None = Field(
+        default=None, description="of the frame at network size, with its defect: h×w×3 bytes, B G R"
+    )
     kind: Literal["good", "synthetic"] = Field(description="synthetic: a good image with a generated defect")
+    defect: str | None = Field(default=None, description="which generator made it, for example perlin")
 
 
 class CalibrationRecord(Record):
     method: str = Field(description="how ranges became scales, for example percentile")
     percentile: float | None = Field(default=None, gt=0, le=100)
+    tensor_methods: dict[str, str] = Field(
+        default={}, description="where the method is auto: activation → the method that its scale comes from"
+    )
     equalised: list[str] = Field(description="activations whose channels were levelled, and that nothing clips")
     scope: str = Field(description="which part of the network INT8 covers")
     drift: dict[str, dict[str, float]] = Field(

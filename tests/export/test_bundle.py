@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,6 +18,8 @@ import torch
 
 from segrd_edge import engines
 from segrd_edge.bundle import Bundle
+from segrd_edge.calibration import ranges
+from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.detector import Detector
 from segrd_edge.engines import create
 from segrd_edge.errors import ExportError, OptionError, TrainingError
@@ -100,7 +103,10 @@ def test_calibration_record(run: Run, result: ExportResult) -> None:
     record = result.manifest.calibration
     assert record is not None
     assert (record.method, record.percentile) == ("percentile", 99.99)
+    assert record.tensor_methods == {}  # one method for all
     assert [frame.kind for frame in record.frames] == ["good"] * 4 + ["synthetic"] * 4
+    assert [frame.defect for frame in record.frames[4:]] == ["nsa", "simplex", "perlin", "nsa"]
+    assert len({frame.pixels_sha256 for frame in record.frames} - {None}) == 8
     root = Path(run.config.data)
     assert all(file_sha256(root / frame.file) == frame.sha256 for frame in record.frames)
     held_out = {entry["file"] for entry in run.data["held_out"]}
@@ -248,6 +254,45 @@ def test_a_graph_that_differs_is_not_written(run: Run, tmp_path: Path, monkeypat
 def test_a_wrong_name_is_refused_at_once(run: Run, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="ends in"):
         export_bundle(run, tmp_path / "part.zip", said=lambda line: pytest.fail("work was done"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"calibration_images": 513}, "513 calibration frames"),
+        ({"calibration_method": "kl"}, "unknown calibration method 'kl'"),
+    ],
+)
+def test_calibration_that_cannot_work_is_refused_at_once(
+    run: Run, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        export_bundle(run, tmp_path / "part.segrd", **options, said=lambda line: pytest.fail("work was done"))
+
+
+def test_the_method_of_every_tensor_is_recorded_and_nothing_observed_twice(run: Run, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def track(items: Sequence[Any], description: str) -> Sequence[Any]:
+        told.append(description)
+        return items
+
+    options: dict[str, Any] = {"calibration_images": 4, "int8_scope": "head", "evaluate": False}
+    cache = ObservationCache(tmp_path)
+    first = export_bundle(run, tmp_path / "a.segrd", **options, calibration_method="auto", cache=cache, track=track)
+    record = first.manifest.calibration
+    assert record is not None
+    assert first.calibration is not None
+    assert record.method == "auto"
+    assert record.tensor_methods.keys() == first.calibration.ranges.chosen.keys()
+    assert set(record.tensor_methods.values()) <= {"max", "percentile", "entropy", "mse"}
+    assert told[:2] == ["reading photographs", "observing activations"]
+    with pytest.MonkeyPatch.context() as patch:
+        session = SimpleNamespace(run=lambda image: pytest.fail("a frame was observed again"))
+        patch.setattr(ranges, "GraphSession", lambda *args: session)
+        again = export_bundle(run, tmp_path / "b.segrd", **options, calibration_method="mse", cache=cache)
+    assert again.calibration is not None
+    assert again.calibration.largest == first.calibration.largest
 
 
 def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

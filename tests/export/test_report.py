@@ -24,9 +24,10 @@ from segrd_edge.export.bundle import ExportResult
 from segrd_edge.export.report import _typical_frame, write_report
 from segrd_edge.export.report_facts import Errors, Share, answer, choose_cases, compare, count_errors
 from segrd_edge.export.report_pictures import case_pictures
+from segrd_edge.export.report_record import calibration_section
 from segrd_edge.export.target import Target
 from segrd_edge.frames import read_frame
-from segrd_edge.manifest import LeftFloat, Manifest
+from segrd_edge.manifest import CalibrationRecord, LeftFloat, Manifest
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import Photo
@@ -120,7 +121,6 @@ def test_metrics_on_synthetic_defects_are_said_to_be_and_tell_nothing_of_escapes
     assert f"{result.evaluations['fp32'].metrics.image_auroc:.4f}" in text
     assert "synthetic perlin" in text
     assert "1 missed defect among these" in text
-    assert "synthetic perlin on photos/0.png" in text
     assert "int8 and fp32 disagree on 1 of 12 test images with and without synthetic defects" in text
     assert f"segrd-eval {result.path} {run.config.data} --synthetic" in text
     assert not re.search(r"\d[^.]{0,60}escape|escape among|measure false rejects|Undefined|None", text)
@@ -170,6 +170,20 @@ def test_float16_layers_and_the_target_are_explained(make: Any, tmp_path: Path) 
     plain = Page.of(write_report(tmp_path / "plain.html", run, result)).text
     assert "Float16" not in plain
     assert "segrd-build" not in plain
+
+
+def test_methods_of_calibration_are_counted() -> None:
+    fields: dict[str, Any] = {
+        "method": "auto", "percentile": 99.9, "equalised": ["c"], "scope": "all", "drift": {}, "frames": [],
+        "quantised": ["head.a"], "left_float": [],
+    }  # fmt: skip
+    methods = {"a": "percentile", "b": "max", "d": "percentile"}
+    record = CalibrationRecord.model_validate({**fields, "tensor_methods": methods})
+    assert calibration_section(record, None)["method"].startswith(
+        "auto, by what each does to the output: percentile 99.9 for 2 tensors, max for 1 tensor; concatenated"
+    )
+    alone = CalibrationRecord.model_validate({**fields, "method": "mse", "percentile": None, "equalised": []})
+    assert calibration_section(alone, None)["method"] == "mse"
 
 
 def test_a_crop_and_what_it_leaves_out(make: Any, tmp_path: Path) -> None:
