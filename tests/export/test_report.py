@@ -121,6 +121,7 @@ def test_metrics_on_synthetic_defects_are_said_to_be_and_tell_nothing_of_escapes
     assert f"{result.evaluations['fp32'].metrics.image_auroc:.4f}" in text
     assert "synthetic perlin" in text
     assert "1 missed defect among these" in text
+    assert "synthetic perlin on photos/0.png" in text
     assert "int8 and fp32 disagree on 1 of 12 test images with and without synthetic defects" in text
     assert f"segrd-eval {result.path} {run.config.data} --synthetic" in text
     assert not re.search(r"\d[^.]{0,60}escape|escape among|measure false rejects|Undefined|None", text)
