@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from segrd_edge import machine
 from segrd_edge.console import console
 from segrd_edge.errors import OptionError
 
 CATEGORIES = ("bottle", "fabric01", "fabric02", "ball_screw", "magnetic_tile", "commutator", "metal_plate")
+LATENCY_FILE = "latency.json"  # beside the cells
+FRAME_HW = (1024, 1024)  # of the latency run, as segrd-bench has it
 COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "iap", "iap90", "f1")
 
 
@@ -72,6 +73,9 @@ def main(
     int8: Annotated[bool, typer.Option(help="Calibrate and evaluate INT8 as well.")] = True,
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("benchmarks/results/accuracy"),
     work: Annotated[Path, typer.Option(help="Where runs and bundles are written.")] = Path("runs/accuracy"),
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Time a bundle of every label in --out whose runs lie in --work.")
+    ] = False,
 ) -> None:
     """Run the missing cells one after another, then write the table of all cells that are there."""
     from segrd_edge.training.cli import parse_options
@@ -85,6 +89,8 @@ def main(
                 continue
             console.print(f"{cell.name}: started {time.strftime('%H:%M:%S')}")
             run_cell(cell, settings, out, work)
+    if latency:
+        measure_latency(out, work, threads)
     write_table(out)
 
 
@@ -100,12 +106,12 @@ def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
     """Train (or resume), export with the metrics of each precision, write the result."""
     import torch
 
-    from segrd_edge.export.bundle import export_bundle
-    from segrd_edge.training.run import Run, RunConfig
-    from segrd_edge.training.train import default_batch, train
+    from segrd_edge.training.run import RunConfig
+    from segrd_edge.training.train import default_batch
+
+    from .candidate import make_candidate
 
     torch.set_num_threads(settings.threads)
-    folder = work / cell.name
     config = RunConfig(
         data=str(cell.photos),
         model=settings.model,
@@ -117,50 +123,98 @@ def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
         batch=default_batch(settings.minutes),
         seed=cell.seed,
     )
-    if not (folder / "threshold.json").is_file():
-        train(config, folder, resume=(folder / "config.json").is_file(), skip_bad=True)
-    run = Run.load(folder)
-    exported = export_bundle(run, folder / "part.segrd", int8=settings.int8, said=console.print)
-    result = {
-        "cell": cell.name,
-        "category": cell.category,
-        "label": cell.label,
-        "model": exported.manifest.model.model_dump(include={"name", "parameters", "gmacs"}),
-        "seed": cell.seed,
-        "minutes": settings.minutes,
-        "clock": "processor",
-        "threads": settings.threads,
-        "options": settings.options,
-        "teacher": run.record["teacher"],
-        "steps": run.record["steps"],
-        "good_images": len(run.data["train"]),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": "{model}, {cores} cores".format(**machine.cpu()),
-        "precisions": {
-            precision: {
-                "threshold": graph.threshold.value,
-                "escape_rate": graph.threshold.escape_rate,
-                **(graph.metrics or {}),
-            }
-            for precision, graph in exported.manifest.graphs.items()
-        },
-        "default_precision": exported.manifest.default_precision,
-        "int8": None
-        if exported.calibration is None
-        else {"scope": exported.calibration.scope, **exported.calibration.drift.to_dict()},
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{cell.name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    made = make_candidate(config, work / cell.name, int8=settings.int8, skip_bad=True, said=console.print)
+    names = {"cell": cell.name, "category": cell.category, "label": cell.label}
+    _write_json(out / f"{cell.name}.json", {**names, **made.record, "threads": settings.threads})
+
+
+def measure_latency(out: Path, work: Path, threads: int) -> None:
+    """latency.json: one bundle of every label, in one run. Which category trained it makes no difference, but for what
+    of it INT8 covers.
+
+    Raises:
+        OptionError: no run of the cells in `out` lies in `work`.
+    """
+    from segrd_edge.bundle import Bundle
+
+    from .candidate import BUNDLE_FILE
+    from .frames import golden_frames
+    from .side_by_side import measure_bundles
+
+    cells: dict[str, dict[str, Any]] = {}  # label → the first of its cells that has a bundle
+    for cell in read_cells(out):
+        if (work / cell["cell"] / BUNDLE_FILE).is_file():
+            cells.setdefault(cell["label"], cell)
+    if not cells:
+        raise OptionError(f"--latency: {work} has no bundle of a cell in {out}", fix="say with --work where they are")
+    bundles = {label: work / cell["cell"] / BUNDLE_FILE for label, cell in cells.items()}
+    console.print(f"measuring the latency of {', '.join(cells)} in turn")
+    frames = golden_frames(Bundle.open(next(iter(bundles.values()))), FRAME_HW)
+    measured = measure_bundles(bundles, frames, threads=threads)
+    _write_json(out / LATENCY_FILE, {"cells": {label: cell["cell"] for label, cell in cells.items()}, **measured})
+
+
+def read_cells(out: Path) -> list[dict[str, Any]]:
+    """The results of all cells that are there, sorted by name."""
+    files = sorted(path for path in out.glob("*.json") if path.name != LATENCY_FILE)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def write_table(out: Path) -> None:
-    """table.md from the JSON files of all cells: one row per cell and precision, then INT8 minus fp32."""
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
-    lines = ["# Accuracy", ""]
+    """table.md from the JSON files: size and latency of the models, then a row per cell and precision."""
+    cells = read_cells(out)
+    latency = out / LATENCY_FILE
+    measured = json.loads(latency.read_text(encoding="utf-8")) if latency.is_file() else None
+    lines = ["# Accuracy", "", *_models_table(cells, measured)]
     for label in sorted({cell["label"] for cell in cells}):
         lines += _label_table(label, [cell for cell in cells if cell["label"] == label])
     lines += _comparison(cells)
     (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _models_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any] | None) -> list[str]:
+    """Weights and multiply-accumulates of every label whose cells have them, and latency where it was measured."""
+    models = {cell["label"]: cell["model"] for cell in cells if "model" in cell}
+    if not models:
+        return []
+    lines = [
+        "## Size and latency",
+        "",
+        *([_latency_setting(latency), ""] if latency else []),
+        "| model | million weights | GMACs | fp32, ms | int8, ms | bundle of |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for label, model in sorted(models.items()):
+        size = f"{model['parameters'] / 1e6:.1f} | {model['gmacs']:.1f}"
+        times = [_milliseconds(latency, label, precision) for precision in ("fp32", "int8")]
+        cell = latency["cells"].get(label, "–") if latency else "–"
+        lines.append(f"| {label} | {size} | {times[0]} | {times[1]} | {cell} |")
+    return [*lines, ""]
+
+
+def _latency_setting(latency: dict[str, Any]) -> str:
+    cpu, sizes = latency["environment"]["cpu"], latency["frames"]["sizes_hw"]
+    machine = f"{cpu['model']}, {cpu['cores']} cores"
+    frames = ", ".join(f"{width}×{height}" for height, width in sizes)
+    noisy = f", other programs busy in {latency['noisy_rounds']}" if latency["noisy_rounds"] else ""
+    return (
+        f"Median (p95) from the frame's bytes to the verdict: frames of {frames}, {latency['engine']} "
+        f"{latency['engine_version']}, threads: {latency['threads']}, {latency['samples']} samples each in "
+        f"{latency['rounds']} interleaved rounds{noisy}, {machine}, {latency['started'][:10]}."
+    )
+
+
+def _milliseconds(latency: dict[str, Any] | None, label: str, precision: str) -> str:
+    for timed in latency["bundles"] if latency else ():
+        if (timed["bundle"], timed["precision"]) == (label, precision):
+            p95 = "" if timed["p95_ms"] is None else f" ({timed['p95_ms']:.1f})"
+            return f"{timed['median_ms']:.1f}{p95}"
+    return "–"
 
 
 def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:

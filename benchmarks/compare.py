@@ -174,10 +174,10 @@ def _check_same_settings(config: RunConfig, folder: Path) -> None:
     file = folder / "config.json"
     if not file.is_file():
         return
-    begun = json.loads(file.read_text(encoding="utf-8"))
-    asked = json.loads(json.dumps(config.to_dict()))
-    if other := [name for name in asked if begun.get(name) != asked[name]]:
-        values = ", ".join(f"{name} {begun.get(name)} and not {asked[name]}" for name in other)
+    begun = RunConfig.from_dict(json.loads(file.read_text(encoding="utf-8"))).to_dict()
+    asked = config.to_dict()
+    if other := [name for name in asked if begun[name] != asked[name]]:
+        values = ", ".join(f"{name} {begun[name]} and not {asked[name]}" for name in other)
         raise TrainingError(
             f"the run in {folder} was begun with {values}",
             expected="the settings that the comparison was begun with",

@@ -2,8 +2,8 @@
 
 Blocks marked `bash` and `python` run in one sandbox that starts with photographs of a part. Only the budget is
 smaller: a few steps of a small network. Lines that call make are parsed by make, and not run. Blocks marked `console`
-belong to a machine with a GPU: of their lines `$ segrd-…` the options are looked up. Blocks marked `text` are pictures
-of something.
+belong to a machine with a GPU, or take long: of their lines `$ segrd-…` the options are looked up. Blocks marked `text`
+are pictures of something.
 """
 
 from __future__ import annotations

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from segrd_edge.benchmarks import accuracy
+from segrd_edge.benchmarks import accuracy, side_by_side
 from segrd_edge.errors import OptionError
+
+from .made_up import summary
 
 
 def cell(
@@ -56,6 +60,40 @@ def test_settings_are_compared_where_both_have_a_cell(tmp_path: Path) -> None:
     comparison = text.partition("## edge − imagenet, fp32")[2]
     assert "| bottle | 0 | 100 | fp32 | -0.0400 |" in comparison
     assert "fabric01" not in comparison
+
+
+def test_size_and_latency_of_each_model(tmp_path: Path) -> None:
+    models = {"model": {"name": "rd", "parameters": 18_226_593, "gmacs": 4.328}}
+    latency = summary({}, {"rd": 60.0})["latency"]
+    latency |= {"cells": {"rd": "rd-bottle-seed0"}, "threads": 1, "started": "2026-01-02T03:04:05+00:00"}
+    (tmp_path / accuracy.LATENCY_FILE).write_text(json.dumps(latency))
+    text = table(tmp_path, cell("rd") | models, cell("old"), cell("stfpm") | models)
+    assert "| rd | 18.2 | 4.3 | 60.0 (66.0) | 30.0 (33.0) | rd-bottle-seed0 |" in text
+    assert "| stfpm | 18.2 | 4.3 | – | – | – |" in text
+    assert "| old | 18" not in text  # a file from before sizes were written down
+    assert "frames of 700×700, openvino 2026.4, threads: 1, 30 samples each in 15 interleaved rounds, a proc" in text
+
+
+def test_latency_is_measured_of_one_bundle_per_label(
+    tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "measure_bundles", partial(side_by_side.measure_bundles, rounds=2))
+    out, work = tmp_path / "out", tmp_path / "work"
+    out.mkdir()
+    with pytest.raises(OptionError, match="has no bundle of a cell"):
+        accuracy.measure_latency(out, work, threads=1)
+    cells = [cell("a"), cell("a", "fabric01"), cell("b", "fabric01")]
+    for one in cells:
+        (work / one["cell"]).mkdir(parents=True)
+        shutil.copy(bundle_path, work / one["cell"] / "part.segrd")
+    table(out, *cells)
+    accuracy.measure_latency(out, work, threads=1)
+    measured = json.loads((out / accuracy.LATENCY_FILE).read_text())
+    assert measured["cells"] == {"a": "a-bottle-seed0", "b": "b-fabric01-seed0"}
+    timed = [(latency["bundle"], latency["precision"]) for latency in measured["bundles"]]
+    assert timed == [("a", "fp32"), ("a", "int8"), ("b", "fp32"), ("b", "int8")]
+    assert [latency["p95_ms"] for latency in measured["bundles"]] == [None] * 4  # of 4 samples
+    accuracy.write_table(out)  # which takes latency.json for no cell
 
 
 def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from segrd_edge.benchmarks import candidate, compare
 from segrd_edge.benchmarks.compare_cli import command, options_by_model
 from segrd_edge.benchmarks.side_by_side import measure_bundles
 from segrd_edge.bundle import Bundle
+from segrd_edge.calibration import frames as calibration_frames
 from segrd_edge.console import build_app
 from segrd_edge.errors import DataError, OptionError, ThresholdError, TrainingError
 from segrd_edge.export import report_latency
@@ -41,6 +42,7 @@ def finished(configs: dict[str, RunConfig], photos: Path) -> Path:
     """The folder of a comparison that was interrupted after its first model, and then went on."""
     out = photos.parent / "out"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration_frames, "FEWEST", 2)
         patch.setattr(report_latency, "_WARM_UP", 0)
         patch.setattr(report_latency, "_ENOUGH_S", 0.0)
         patch.setattr(candidate, "export_bundle", quick_export(interrupted_at="stfpm"))
@@ -172,6 +174,22 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["error", "expected", "fix"]
     assert "absent is not a folder" in lines[0]
+
+
+def test_the_command_again_measures_again(photos: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def two_rounds(bundles: Any, frames: Any, **options: Any) -> Any:
+        return measure_bundles(bundles, frames, **{**options, "rounds": 2})
+
+    monkeypatch.setattr(compare, "measure_bundles", two_rounds)
+    settings = ("--steps", 3, "--batch", 4, "--size", 64, "--threads", 1, "--frame", "60x50", "--latency-ms", 1e-3)
+    done = cli(photos, "--out", finished, "--model", "rd", "--model", "stfpm", *settings, "--json")
+    assert done.exit_code == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    summary = json.loads(line)
+    assert summary["latency"]["frames"]["sizes_hw"] == [[50, 60]]
+    assert summary["recommendation"]["model"] is None
+    assert "2 of 2, stfpm: done before" in done.stderr
+    assert "No model keeps 0.001 ms." in done.stderr
 
 
 def test_options_belong_to_models() -> None:
