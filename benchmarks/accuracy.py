@@ -125,7 +125,7 @@ def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
     )
     made = make_candidate(config, work / cell.name, int8=settings.int8, skip_bad=True, said=console.print)
     names = {"cell": cell.name, "category": cell.category, "label": cell.label}
-    _write_json(out / f"{cell.name}.json", {**names, **made.record, "threads": settings.threads})
+    write_json(out / f"{cell.name}.json", {**names, **made.record, "threads": settings.threads})
 
 
 def measure_latency(out: Path, work: Path, threads: int) -> None:
@@ -151,7 +151,7 @@ def measure_latency(out: Path, work: Path, threads: int) -> None:
     console.print(f"measuring the latency of {', '.join(cells)} in turn")
     frames = golden_frames(Bundle.open(next(iter(bundles.values()))), FRAME_HW)
     measured = measure_bundles(bundles, frames, threads=threads)
-    _write_json(out / LATENCY_FILE, {"cells": {label: cell["cell"] for label, cell in cells.items()}, **measured})
+    write_json(out / LATENCY_FILE, {"cells": {label: cell["cell"] for label, cell in cells.items()}, **measured})
 
 
 def read_cells(out: Path) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ def read_cells(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
@@ -185,19 +185,20 @@ def _models_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any] | Non
     lines = [
         "## Size and latency",
         "",
-        *([_latency_setting(latency), ""] if latency else []),
+        *([latency_setting(latency), ""] if latency else []),
         "| model | million weights | GMACs | fp32, ms | int8, ms | bundle of |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for label, model in sorted(models.items()):
         size = f"{model['parameters'] / 1e6:.1f} | {model['gmacs']:.1f}"
-        times = [_milliseconds(latency, label, precision) for precision in ("fp32", "int8")]
+        times = [milliseconds(latency, label, precision) for precision in ("fp32", "int8")]
         cell = latency["cells"].get(label, "–") if latency else "–"
         lines.append(f"| {label} | {size} | {times[0]} | {times[1]} | {cell} |")
     return [*lines, ""]
 
 
-def _latency_setting(latency: dict[str, Any]) -> str:
+def latency_setting(latency: dict[str, Any]) -> str:
+    """How `side_by_side.measure_bundles` measured, in a sentence."""
     cpu, sizes = latency["environment"]["cpu"], latency["frames"]["sizes_hw"]
     machine = f"{cpu['model']}, {cpu['cores']} cores"
     frames = ", ".join(f"{width}×{height}" for height, width in sizes)
@@ -209,7 +210,8 @@ def _latency_setting(latency: dict[str, Any]) -> str:
     )
 
 
-def _milliseconds(latency: dict[str, Any] | None, label: str, precision: str) -> str:
+def milliseconds(latency: dict[str, Any] | None, label: str, precision: str) -> str:
+    """Median and p95 of one bundle and precision, for a table."""
     for timed in latency["bundles"] if latency else ():
         if (timed["bundle"], timed["precision"]) == (label, precision):
             p95 = "" if timed["p95_ms"] is None else f" ({timed['p95_ms']:.1f})"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -23,7 +23,10 @@ import typer
 from torch import Tensor, nn
 
 from segrd_edge import machine
+from segrd_edge.bundle import Bundle
+from segrd_edge.calibration.frames import FEWEST
 from segrd_edge.console import console
+from segrd_edge.export.bundle import export_bundle
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.fit import Budget, Fit
 from segrd_edge.training.losses import head_target, segmentation_loss
@@ -34,6 +37,10 @@ from segrd_edge.training.phases import Batch, Phase, Recipe
 from segrd_edge.training.run import Run, RunConfig
 from segrd_edge.training.teacher import apply_weights, load_teacher
 from segrd_edge.training.train import checked, create_fabric, create_samples, default_batch, finish, write_inputs
+
+from .accuracy import FRAME_HW, LATENCY_FILE, find_category, latency_setting, milliseconds, read_cells, write_json
+from .frames import golden_frames
+from .side_by_side import measure_bundles
 
 # Name → options of the model. GMACs of the head at 64×64: 31.3, 6.9, 5.5, 2.3, 1.4, 1.4.
 HEADS: dict[str, dict[str, Any]] = {
@@ -100,12 +107,13 @@ def main(
     threads: Annotated[int, typer.Option(help="Processor threads of training.")] = 2,
     size: Annotated[int, typer.Option(help="Network size.")] = 256,
     int8: Annotated[bool, typer.Option(help="Calibrate and evaluate INT8 as well.")] = True,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Time all heads of the first category in turn, fp32 and INT8.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("benchmarks/results/heads"),
     work: Annotated[Path, typer.Option(help="Where runs and bundles are written.")] = Path("runs/heads"),
 ) -> None:
     """Train, export and evaluate all heads of each category."""
-    from .accuracy import find_category
-
     torch.set_num_threads(threads)
     names = head or list(HEADS)
     minutes = student_minutes + heads_minutes
@@ -126,9 +134,10 @@ def main(
         for each in names:
             file = out / f"{name}-seed{seed}-{each}.json"
             if not file.is_file():
-                measured = measure_head(folder / each, int8=int8) | {"category": name, "head": each, "threads": threads}
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+                names_of = {"category": name, "head": each, "threads": threads}
+                write_json(file, measure_head(folder / each, int8=int8) | names_of)
+    if latency:
+        write_json(out / LATENCY_FILE, time_heads(work / f"{category[0]}-seed{seed}", names, threads))
     write_table(out)
 
 
@@ -173,8 +182,6 @@ def _create(config: RunConfig, options: dict[str, Any]) -> DeSTSeg:
 
 def measure_head(folder: Path, *, int8: bool) -> dict[str, Any]:
     """Export a run; its figures."""
-    from segrd_edge.export.bundle import export_bundle
-
     run = Run.load(folder)
     exported = export_bundle(run, folder / "part.segrd", int8=int8, said=console.print)
     return {
@@ -192,12 +199,28 @@ def measure_head(folder: Path, *, int8: bool) -> dict[str, Any]:
     }
 
 
+def time_heads(folder: Path, names: Sequence[str], threads: int) -> dict[str, Any]:
+    """Latency of every head, from the frame's bytes to the verdict; INT8 covers the whole network, whatever that moves.
+
+    Time does not depend on the weights, so the scales come from the fewest frames.
+    """
+    bundles = {}
+    for name in names:
+        timed = folder / name / "timed.segrd"
+        console.print(f"exporting {name} to be timed")
+        export_bundle(folder / name, timed, int8_scope="all", calibration_images=FEWEST, evaluate=False)
+        bundles[name] = timed
+    frames = golden_frames(Bundle.open(bundles[names[0]]), FRAME_HW)
+    return measure_bundles(bundles, frames, threads=threads)
+
+
 METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "iap", "iap90")
 
 
 def write_table(out: Path) -> None:
     """table.md: every head's metrics averaged over the categories that all heads have, minus the official head's."""
-    cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
+    cells = read_cells(out)
+    latency = json.loads((out / LATENCY_FILE).read_text(encoding="utf-8")) if (out / LATENCY_FILE).is_file() else None
     heads = [name for name in HEADS if any(cell["head"] == name for cell in cells)]
     by_head = {name: {(c["category"], c["seed"]): c for c in cells if c["head"] == name} for name in heads}
     common = sorted(set.intersection(*(set(group) for group in by_head.values()))) if heads else []
@@ -217,12 +240,29 @@ def write_table(out: Path) -> None:
     means = [
         (name, by_head[name][common[0]], _mean([by_head[name][key] for key in common])) for name in heads if common
     ]
-    lines += [f"## Mean of {len(common)} trainings, fp32", "", *_rows(means), ""]
+    lines += [f"## Mean of {len(common)} trainings, fp32", "", *_rows(means), "", *_latency_rows(heads, latency)]
     (out / "table.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _mean(cells: list[dict[str, Any]]) -> dict[str, float]:
     return {m: sum(cell["precisions"]["fp32"][m] for cell in cells) / len(cells) for m in METRICS}
+
+
+def _latency_rows(heads: Sequence[str], latency: dict[str, Any] | None) -> list[str]:
+    if latency is None:
+        return []
+    times = [(name, *(milliseconds(latency, name, precision) for precision in ("fp32", "int8"))) for name in heads]
+    rows = [f"| {' | '.join(row)} |" for row in times]
+    return [
+        "## Latency",
+        "",
+        latency_setting(latency),
+        "",
+        "| head | fp32 | int8 |",
+        "| --- | ---: | ---: |",
+        *rows,
+        "",
+    ]
 
 
 def _rows(entries: list[tuple[str, dict[str, Any], dict[str, float]]]) -> list[str]:

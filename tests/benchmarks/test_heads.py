@@ -12,6 +12,8 @@ import torch
 from segrd_edge.benchmarks import heads
 from segrd_edge.training.phases import Batch
 
+from .made_up import summary
+
 
 def models(*options: dict[str, Any]) -> dict[str, Any]:
     config = heads.RunConfig(data="", seed=3)
@@ -84,8 +86,13 @@ def test_the_table_compares_with_the_first_head(tmp_path: Path) -> None:
                 "precisions": {"fp32": metrics},
             }
             (tmp_path / f"{category}-{head}.json").write_text(json.dumps(cell))
+    latency = summary({}, {"official": 60.0, "width64": 12.5})["latency"]
+    latency |= {"threads": 1, "started": "2026-01-02T03:04:05+00:00"}
+    (tmp_path / heads.LATENCY_FILE).write_text(json.dumps(latency))
     heads.write_table(tmp_path)
-    mean = (tmp_path / "table.md").read_text().partition("## Mean of 2 trainings, fp32")[2]
+    text, _, times = (tmp_path / "table.md").read_text().partition("## Latency")
+    assert "| width64 | 12.5" in times
+    mean = text.partition("## Mean of 2 trainings, fp32")[2]
     row = next(line for line in mean.splitlines() if line.startswith("| width64 "))
     assert row.endswith("| +0.0300 | +0.0300 |")
     assert "| 0.5300 |" in row
