@@ -51,7 +51,7 @@ def equalise(
         convolutions = list(tensor.outputs)
         activation = channel_largest[tensor.name]
         weight = np.max([np.abs(conv.inputs[1].values).max(axis=(0, 2, 3)) for conv in convolutions], axis=0)
-        factors = _factors(activation, weight)
+        factors = level_factors(activation, weight)
         scaled = gs.Variable(f"{tensor.name}.equalised", np.float32, tensor.shape)
         constant = gs.Constant(f"{tensor.name}.factors", factors.reshape(1, -1, 1, 1))
         graph.nodes.append(gs.Node("Mul", f"{tensor.name}.equalise", inputs=[tensor, constant], outputs=[scaled]))
@@ -69,7 +69,7 @@ def _concatenated(graph: gs.Graph, plan: Plan) -> list[gs.Variable]:
     return [tensor for tensor in outputs if tensor.outputs and all(node.name in names for node in tensor.outputs)]
 
 
-def _factors(activation: _Channels, weight: _Channels) -> _Channels:
+def level_factors(activation: _Channels, weight: _Channels) -> _Channels:
     """s of the formula above; 1 where a channel of either is as good as zero."""
     alive = (activation > NEGLIGIBLE * activation.max()) & (weight > NEGLIGIBLE * weight.max())
     logarithms = np.zeros(len(activation))

@@ -96,8 +96,9 @@ class RoundingConv(nn.Conv2d):
     """Computes as the INT8 form of a convolution, whose very parameters it has."""
 
     def __init__(self, conv: nn.Conv2d, grid: Grid) -> None:
-        shape: Any = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-        super().__init__(*shape, bias=conv.bias is not None, device="meta")
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+        shape: dict[str, Any] = {name: getattr(conv, name) for name in names}
+        super().__init__(**shape, bias=conv.bias is not None, device="meta")
         self.weight, self.bias = conv.weight, conv.bias
         self.rounding = Rounding(grid)
         self.train(conv.training)
@@ -110,7 +111,8 @@ class RoundingConv(nn.Conv2d):
 
 def rounded_weight(weight: Tensor) -> Tensor:
     """Q of a weight outputs×inputs×kh×kw, one scale per output channel."""
-    largest = weight.detach().abs().amax(dim=(1, 2, 3))
+    low, high = weight.detach().flatten(1).aminmax(dim=1)
+    largest = torch.maximum(-low, high)
     scale = torch.where(largest > _TINY, largest / _WEIGHT_MAX, 1.0)
     zero = torch.zeros_like(scale, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -_WEIGHT_MAX, _WEIGHT_MAX)
@@ -162,7 +164,7 @@ def imitation_phase(model: nn.Module, reference: nn.Module) -> Phase:
     """The one phase of this fine-tune. Everything but the teacher learns."""
     teacher = {id(p) for p in cast(AnomalyModel, model).teacher.parameters()}
     learning = [p for p in model.parameters() if id(p) not in teacher]
-    adam = partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=0.0)
+    adam = partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     recipe = Recipe(adam, [{"params": learning, "lr": LEARNING_RATE}])
     return Phase("int8", Imitation(model, reference), recipe, recipe, share_of_steps=1, share_of_time=1)
 
