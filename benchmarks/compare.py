@@ -90,7 +90,7 @@ def compare(
     if not models:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise TrainingError(f"none of the models could be trained and exported: {reasons}")
-    progress.said(f"measuring the latency of {len(models)} bundles in turn")
+    progress.said("measuring latency, every bundle in turn")
     bundles = {name: out / name / BUNDLE_FILE for name in models}
     latency = measure_bundles(bundles, _frames(out / next(iter(models)), frame_hw), threads=threads, rounds=rounds)
     found = contestants(models, latency)

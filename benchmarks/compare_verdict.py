@@ -43,7 +43,7 @@ def _headline(choice: Choice, budget_ms: float | None) -> str:
     best = choice.best
     if best is None:
         return f"Not known: nothing was evaluated. The fastest is {choice.fastest.name}, {latency(choice.fastest)}."
-    return f"Take {best.name}: the best for this part{within}. {_accuracy(best)}, {latency(best)}."
+    return f"Take {best.name}: the best of these for this part{within}. {_accuracy(best)}, {latency(best)}."
 
 
 def _accuracy(contestant: Contestant) -> str:

@@ -27,6 +27,7 @@ _STRIP_HEIGHT, _STRIP_GAP, _STRIP_BINS = 26, 12, 72
 _BAR_HEIGHT, _BAR_GAP, _GROUP_GAP = 13, 3, 11
 _TICKS_APART = (36, 20)  # px between labelled ticks along x and along y
 _LONGEST_LABEL = 19  # characters that fit in front of a strip
+_LEAST_SPAN = 0.05  # of a scatter's y: less would make noise look like a difference
 _CHARACTER_PX = 6.4  # width of one in a label
 _RAW_POINTS = 60  # shorter curves are drawn as they are
 _LOGIT_LIMIT = 1e-6  # scores closer to 0 or 1 than this are drawn at it
@@ -242,8 +243,9 @@ def scatter(
     xs = [mark.x for mark in marks] + ([limit[0]] if limit else [])
     ys = [mark.y for mark in marks]
     margin = 0.08 * max(max(ys) - min(ys), 0.02)
+    highest = min(max(ys) + margin, 1.0)
     x_axis = Axis(min(xs) * 0.85, max(xs) * 1.25, "log")
-    y_axis = Axis(min(ys) - margin, min(max(ys) + margin, 1.0))
+    y_axis = Axis(min(min(ys) - margin, highest - _LEAST_SPAN), highest)
 
     def place(mark: Mark) -> tuple[float, float]:
         x, y = float(x_axis.at(mark.x)), float(y_axis.at(mark.y))

@@ -98,7 +98,7 @@ def test_each_image_has_its_score_and_its_own_pixel_ap(finished: Path) -> None:
 
 def test_the_page_and_the_reports_that_it_links_to(finished: Path) -> None:
     html = (finished / compare.PAGE_FILE).read_text(encoding="utf-8")
-    assert "the best for this part within 1e+06 ms" in html
+    assert "the best of these for this part within 1e+06 ms" in html
     for name in ("rd", "stfpm"):
         assert f'href="{name}/part.html"' in html
         assert (finished / name / "part.html").is_file()

@@ -40,7 +40,7 @@ def words(html: str) -> str:
 
 def test_one_sentence_recommends_and_others_say_why(write: Write) -> None:
     text = words(write({"rd": record(0, 0.78), "stfpm": record(9, 0.5)}))
-    assert "Take rd at int8: the best for this part. Image AUROC 1.000, pixel AP 0.780, 33.0 ms (p95)." in text
+    assert "Take rd at int8: the best of these for this part. Image AUROC 1.000, pixel AP 0.780, 33.0 ms (p95)." in text
     assert "Of the 4 candidates (a model at a precision each), 2 reach the highest image AUROC" in text
     assert "The test images cannot tell it from rd at fp32 (66.0 ms): of equals, the fastest is taken." in text
     assert "At its threshold 0 of 20 defective test images escape, and 1 of 20 good images is rejected." in text
@@ -50,7 +50,7 @@ def test_one_sentence_recommends_and_others_say_why(write: Write) -> None:
 def test_the_budget_excludes_the_most_accurate_and_the_page_says_which_that_is(write: Write) -> None:
     html = write({"rd": record(0, 0.78), "stfpm": record(9, 0.5)}, 25)
     text = words(html)
-    assert "Take stfpm at int8: the best for this part within 25 ms." in text
+    assert "Take stfpm at int8: the best of these for this part within 25 ms." in text
     assert "Without a budget it would be rd at int8: Image AUROC 1.000, pixel AP 0.780, 33.0 ms (p95)." in text
     assert text.count("budget 25 ms") == 2  # in both charts
 
