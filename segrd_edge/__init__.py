@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .inspection import Inspection as Inspection
     from .inspection import Region as Region
     from .overlay import draw_overlay as draw_overlay
+    from .pool import DetectorPool as DetectorPool
+    from .pool import Outcome as Outcome
     from .preprocess import Preprocess as Preprocess
 
 __version__ = "0.1.0"
@@ -30,13 +32,25 @@ if (_CHECKOUT / "setup.py").is_file() and (_CHECKOUT / "training").is_dir():
 _HOME = {
     "Bundle": "bundle",
     "Detector": "detector",
+    "DetectorPool": "pool",
     "Inspection": "inspection",
+    "Outcome": "pool",
     "Preprocess": "preprocess",
     "Region": "inspection",
     "SegrdError": "errors",
     "draw_overlay": "overlay",
 }
-__all__ = ["Bundle", "Detector", "Inspection", "Preprocess", "Region", "SegrdError", "draw_overlay"]
+__all__ = [
+    "Bundle",
+    "Detector",
+    "DetectorPool",
+    "Inspection",
+    "Outcome",
+    "Preprocess",
+    "Region",
+    "SegrdError",
+    "draw_overlay",
+]
 
 
 def __getattr__(name: str) -> Any:

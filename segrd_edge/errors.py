@@ -42,6 +42,14 @@ class EngineError(SegrdError, RuntimeError):
     """An engine is missing, cannot load a graph, or failed to run it."""
 
 
+class PoolError(SegrdError, RuntimeError):
+    """A `DetectorPool` did not take a frame."""
+
+
+class QueueFullError(PoolError):
+    """A `DetectorPool` did not take a frame, because as many of its camera wait as may."""
+
+
 class ThresholdError(SegrdError):
     """A threshold cannot be set or guaranteed from the scores at hand."""
 
