@@ -23,7 +23,10 @@ import torch
 from .conftest import write_photos
 
 ROOT = Path(__file__).resolve().parents[1]
-GUIDES = ("your-own-photographs", "models", "threshold", "embedding", "latency", "tensorrt", "jetson", "bundle-format")
+GUIDES = (
+    *("your-own-photographs", "models", "threshold", "int8"),
+    *("embedding", "latency", "tensorrt", "jetson", "bundle-format"),
+)
 PAGES = ["README.md", *(f"docs/{name}.md" for name in GUIDES)]
 SMALL = "--steps 4 --batch 4 --size 64 --option head_width=16"  # instead of minutes
 ALLOWED = {"segrd-inspect": (0, 1)}  # 1 says that defects were found
