@@ -28,8 +28,6 @@ from .speed import measure_speedup
 from .trial import Trial
 
 DEFAULT_BUDGET = Budget()
-SCORE_DRIFT_LIMIT, MAP_COSINE_LIMIT = DEFAULT_BUDGET.score_shift, DEFAULT_BUDGET.map_cosine
-is_small = DEFAULT_BUDGET.allows
 _PROCESSOR_ENGINES = ("openvino", "onnxruntime")  # the faster first
 
 

@@ -63,6 +63,13 @@ class Plan:
         split = {**dict.fromkeys(self.quantised, _INT8), **{n: {"float": why} for n, why in self.left_float.items()}}
         return dict(sorted(split.items()))
 
+    def write(self, path: str | Path) -> None:
+        """Write `to_dict` as a plan.json, one line per name."""
+        lines = [
+            f"  {json.dumps(name)}: {json.dumps(choice, ensure_ascii=False)}" for name, choice in self.to_dict().items()
+        ]
+        Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
     def edited(self, choices: Mapping[str, Any]) -> Plan:
         """This plan, of everything that may run in INT8, narrowed to what `choices` says: the way back from `to_dict`.
 

@@ -6,7 +6,7 @@ run ─► core graph ─► deploy graph ─► parity ─► calibration ─�
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ import numpy.typing as npt
 import onnx
 
 from segrd_edge.bundle import SUFFIX, write_bundle
+from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.cache import ObservationCache
-from segrd_edge.calibration.calibrate import Calibration, Scope
+from segrd_edge.calibration.calibrate import DEFAULT_BUDGET, Calibration
 from segrd_edge.calibration.frames import DEFAULT_COUNT, CalibrationFrame, check_count, choose_frames
+from segrd_edge.calibration.ladder import Scope
 from segrd_edge.calibration.progress import Track, untracked
 from segrd_edge.calibration.ranges import DEFAULT_PERCENTILE, Method, check_method
 from segrd_edge.errors import ExportError, OptionError
@@ -73,6 +75,8 @@ def export_bundle(
     calibration_images: int = DEFAULT_COUNT,
     calibration_method: Method = "percentile",
     int8_scope: Scope = "auto",
+    int8_plan: Mapping[str, Any] | None = None,
+    int8_budget: Budget = DEFAULT_BUDGET,
     evaluate: bool = True,
     target: Target = CPU,
     cache: ObservationCache | None = None,
@@ -88,6 +92,8 @@ def export_bundle(
             `calibration.frames.check_count`. They decide on float16 too.
         calibration_method: how INT8 scales are found, see `calibration.ranges.to_ranges`; "auto" tries for each tensor.
         int8_scope: what INT8 covers, see `calibration.calibrate`.
+        int8_plan: says so layer by layer instead, as `calibration.plan.read_choices` gives it.
+        int8_budget: how far INT8 may move the results and how much faster it has to be.
         evaluate: measure every graph on the folder's test photographs or, where there are no defects among them, on
             synthetic defects on the held-out photographs.
         target: for TensorRT, further graphs are added: fp16, and mixed where there is INT8.
@@ -101,6 +107,8 @@ def export_bundle(
         OptionError: an argument that cannot work.
     """
     out = _checked_name(out)
+    if int8_plan is not None and (not int8 or int8_scope != "auto"):
+        raise OptionError("a plan beside a scope or without INT8", fix="give the plan alone: it says what runs in INT8")
     check_count(calibration_images)
     check_method(calibration_method, DEFAULT_PERCENTILE)
     run = run if isinstance(run, Run) else Run.load(run)
@@ -117,6 +125,9 @@ def export_bundle(
         lambda: _choose(run, photographs, calibration_images, track=track),
         int8=int8,
         scope=int8_scope,
+        plan=int8_plan,
+        budget=int8_budget,
+        threshold=run.threshold["value"],
         method=calibration_method,
         cache=cache,
         said=said,

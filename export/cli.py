@@ -43,8 +43,37 @@ def command(
         ),
     ] = "percentile",
     int8_scope: Annotated[
-        str, typer.Option(help="What INT8 covers: auto, all, no-fine, no-decoder, head, or encoder.")
+        str,
+        typer.Option(
+            help="What INT8 covers: all, no-fine, no-decoder, head, encoder; or auto, the most that keeps within the "
+            "limits below, searched for block by block where all does not."
+        ),
     ] = "auto",
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="A plan.json, as an export writes it beside the bundle: which layers run in INT8, one by one. Edit it "
+            "and export again.",
+            show_default=False,
+        ),
+    ] = None,
+    max_score_shift: Annotated[
+        float, typer.Option(help="INT8 may move scores by this on average, between 0 (good) and 1 (defect).")
+    ] = 0.01,
+    max_ap_drop: Annotated[
+        float | None, typer.Option(help="INT8 may lose this much pixel AP on synthetic defects.", show_default=False)
+    ] = None,
+    max_flip_rate: Annotated[
+        float | None,
+        typer.Option(help="INT8 may turn this share of the calibration frames' verdicts.", show_default=False),
+    ] = None,
+    min_speedup: Annotated[
+        float | None,
+        typer.Option(
+            help="Make INT8 the default only if it is this many times as fast as fp32 here, within the limits above.",
+            show_default=False,
+        ),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -74,7 +103,9 @@ def command(
 ) -> int:
     """Export a trained detector as one deployable file, with INT8 calibration and a report. Exit code 1: with --verify,
     a tensor departs."""
+    from segrd_edge.calibration.budget import Budget
     from segrd_edge.calibration.cache import ObservationCache
+    from segrd_edge.calibration.plan import read_choices
     from segrd_edge.training.run import Run
 
     from .build import build_here, check_lean
@@ -96,11 +127,19 @@ def command(
         calibration_images=calibration_images,
         calibration_method=cast(Any, calibration),
         int8_scope=cast(Any, int8_scope),
+        int8_plan=None if plan is None else read_choices(plan),
+        int8_budget=Budget(
+            score_shift=max_score_shift, ap_drop=max_ap_drop, flip_rate=max_flip_rate, speedup=min_speedup
+        ),
         target=target,
         cache=ObservationCache(),
         said=lambda line: console.print(line, markup=False),
         track=track,
     )
+    if result.calibration is not None:
+        path = result.path.with_suffix(".plan.json")
+        console.print(f"writing {path}; edit it and export with --plan to say otherwise", markup=False, soft_wrap=True)
+        result.calibration.plan.write(path)
     page = result.path.with_suffix(".html") if report else None
     if page is not None:
         from .report import write_report
@@ -116,19 +155,35 @@ def command(
 
 
 def _show(result: ExportResult, *, as_json: bool) -> None:
-    headings = ("size, MB", "max |Δscore|", "threshold", *_METRICS.values())
+    headings = ("size, MB", "max |Δscore|", "threshold", "other verdicts", *_METRICS.values())
     evaluation = next(iter(result.evaluations.values()), None)
     title = f"{result.path}, metrics from {evaluation.source}" if evaluation else str(result.path)
     table = new_table(title, "precision", *headings)
     for precision in result.graph_bytes:
         row = _figures(result, precision)
         metrics = ["–" if row[name] is None else f"{row[name]:.4f}" for name in _METRICS]
-        figures = f"{row['size_mb']:.1f}", f"{row['parity']['score']:.1e}", f"{row['threshold']:.4f}"
+        figures = (
+            f"{row['size_mb']:.1f}",
+            f"{row['parity']['score']:.1e}",
+            f"{row['threshold']:.4f}",
+            _other_verdicts(row["verdict_changes"]),
+        )
         table.add_row(precision, *figures, *metrics)
     print_table(table, as_json=as_json)
     console.print("max |Δscore|: of fp32 from torch, of the others from fp32, on the golden images")
+    if len(result.graph_bytes) > 1:
+        of_test = f", {evaluation.source}" if evaluation else ""
+        text = f"other verdicts: than fp32's, each with its own threshold, on held-out photographs{of_test}"
+        console.print(text, markup=False, soft_wrap=True)
     if evaluation and evaluation.caution:
         console.print(evaluation.caution, markup=False, soft_wrap=True)
+
+
+def _other_verdicts(changes: dict[str, Any] | None) -> str:
+    if changes is None:
+        return "–"
+    held_out = f"{changes['held_out']} of {changes['held_out_frames']}"
+    return held_out if changes["test"] is None else f"{held_out}, {changes['test']} of {changes['test_frames']}"
 
 
 def _as_json(result: ExportResult, page: Path | None, verdicts: Sequence[Verdict], *, built: bool) -> dict[str, Any]:
@@ -136,6 +191,9 @@ def _as_json(result: ExportResult, page: Path | None, verdicts: Sequence[Verdict
         "bundle": str(result.path),
         "report": str(page) if page else None,
         "int8": result.calibration.decision if result.calibration else None,
+        "int8_share": result.calibration.int8_share if result.calibration else None,
+        "sensitivity": [found.to_dict() for found in result.calibration.sensitivity] if result.calibration else [],
+        "default_precision": result.manifest.default_precision,
         "engine": result.target.engine,
         "engines_built": built,
         "verified": {verdict.precision: verdict.passed for verdict in verdicts},
@@ -153,6 +211,7 @@ def _figures(result: ExportResult, precision: Any) -> dict[str, Any]:
         "parity": record.parity,
         "drift": record.drift,
         "threshold": record.threshold.value,
+        "verdict_changes": None if record.verdict_changes is None else record.verdict_changes.model_dump(),
         "statement": record.threshold.statement,
         "source": metrics.get("source"),
         **{name: metrics.get(name) for name in _METRICS},

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.cache import ObservationCache
-from segrd_edge.calibration.calibrate import Calibration, Scope, calibrate, is_small
-from segrd_edge.calibration.drift import Drift, Scale, measure_drift
+from segrd_edge.calibration.calibrate import DEFAULT_BUDGET, Calibration, calibrate
+from segrd_edge.calibration.drift import Drift, Scale, Truth, measure_drift
 from segrd_edge.calibration.frames import CalibrationFrame
+from segrd_edge.calibration.ladder import Scope
 from segrd_edge.calibration.progress import Track, untracked
 from segrd_edge.calibration.ranges import Method, observe
 from segrd_edge.calibration.session import run_engine
@@ -49,13 +52,8 @@ class ExportGraph:
     batch: int = 1
     frame_hw: tuple[int, int] | None = None  # of the frames that `model` takes; None: network images
     drift: Drift | None = None  # from fp32 on the calibration frames
-    has_int8: bool = False
+    is_safe: bool | None = None  # of a graph with INT8: whether `drift` stays within the budget
     kept_fp32: Mapping[str, str] = field(default_factory=dict)  # beside float16: node → why it keeps float32
-
-    @property
-    def is_safe(self) -> bool | None:
-        """Whether INT8 stays within calibration's limits; None where there is none of it."""
-        return is_small(self.drift) if self.has_int8 and self.drift is not None else None
 
 
 def build_graphs(
@@ -66,6 +64,9 @@ def build_graphs(
     *,
     int8: bool,
     scope: Scope = "auto",
+    plan: Mapping[str, Any] | None = None,
+    budget: Budget = DEFAULT_BUDGET,
+    threshold: float | None = None,
     method: Method = "percentile",
     cache: ObservationCache | None = None,
     said: Said = lambda line: None,
@@ -77,7 +78,8 @@ def build_graphs(
         float_graph: the deploy graph in float32.
         frames: gives the calibration frames; called where anything needs them.
         int8: add the INT8 graph, and for TensorRT the mixed one.
-        scope: what INT8 covers, see `calibration.calibrate`.
+        scope, plan, budget: what INT8 covers, see `calibration.calibrate` (`plan` is its `choices`).
+        threshold: of the float graph, which tells how many verdicts INT8 turns.
         method: how its scales are found, see `calibration.ranges`.
         cache: where what the frames show of the float graph is kept.
         track: wraps frames, for a progress bar.
@@ -95,21 +97,36 @@ def build_graphs(
     calibration = None
     if int8:
         said(f"calibrating INT8 on {len(images)} frames")
-        calibration = calibrate(float_graph, chosen, scope=scope, method=method, also=also, cache=cache, track=track)
+        calibration = calibrate(
+            float_graph,
+            chosen,
+            scope=scope,
+            choices=plan,
+            budget=budget,
+            threshold=threshold,
+            method=method,
+            also=also,
+            cache=cache,
+            said=said,
+            track=track,
+        )
         said(calibration.decision)
-        graphs["int8"] = replace(_for_processor(calibration.model), drift=calibration.drift, has_int8=True)
-        seen = _Seen(images, calibration.largest, calibration.reference)
+        graphs["int8"] = replace(
+            _for_processor(calibration.model), drift=calibration.drift, is_safe=calibration.is_safe
+        )
+        seen = _Seen(images, calibration.largest, calibration.reference, Truth.of(chosen, threshold))
     else:
         said(f"observing activations on {len(images)} frames")
         observed = observe(float_graph, [], images, also=also, cache=cache, track=track)
-        seen = _Seen(images, observed.largest, observed.outputs)
+        seen = _Seen(images, observed.largest, observed.outputs, Truth.of(chosen, threshold))
     if target.is_tensorrt:
         sources: dict[Precision, onnx.ModelProto] = {"fp16": float_graph}
         if calibration is not None:
             sources["mixed"] = calibration.model
         for precision, source in sources.items():
             made = _for_tensorrt(source, preprocess, target, seen)
-            graphs[precision] = replace(made, has_int8=precision == "mixed")
+            is_safe = budget.allows(made.drift) if made.drift is not None and precision == "mixed" else None
+            graphs[precision] = replace(made, is_safe=is_safe)
             said(f"{precision}: {_summary(graphs[precision])}")
     return graphs, calibration
 
@@ -121,6 +138,7 @@ class _Seen:
     images: Sequence[npt.NDArray[np.uint8]]
     largest: Mapping[str, float]  # tensor → largest magnitude
     reference: Sequence[EngineOutput]  # of the float graph
+    truth: Truth
 
 
 def _for_processor(model: onnx.ModelProto) -> ExportGraph:
@@ -146,7 +164,7 @@ def _for_tensorrt(model: onnx.ModelProto, preprocess: Preprocess, target: Target
         alone=alone,
         batch=target.batch,
         frame_hw=target.frame_hw,
-        drift=measure_drift(seen.reference, outputs, Scale.of(model, seen.reference)),
+        drift=measure_drift(seen.reference, outputs, Scale.of(model, seen.reference), seen.truth),
         kept_fp32=plan.left_float,
     )
 

@@ -17,6 +17,7 @@ from segrd_edge.training.run import Run
 
 from .graphs import ExportGraph
 from .judge import Judgement
+from .verdicts import VerdictChanges
 
 GOLDEN_FILE = "golden.npz"
 
@@ -37,8 +38,8 @@ def graph_file(precision: Precision) -> str:
 def build_manifest(
     run: Run, product: str, graphs: Mapping[Precision, GraphFacts], calibration: Calibration | None, golden_count: int
 ) -> Manifest:
-    """The manifest of a bundle with these graphs; on a processor INT8 is the default where it stays close to float."""
-    default = "int8" if calibration is not None and calibration.is_safe else "fp32"
+    """The manifest of a bundle with these graphs; on a processor INT8 is the default where it keeps to its budget."""
+    default = "int8" if calibration is not None and calibration.is_safe and calibration.is_fast else "fp32"
     fields: dict[str, Any] = {
         "product": product,
         "created": datetime.now(timezone.utc).replace(microsecond=0),
@@ -47,7 +48,7 @@ def build_manifest(
         "data": _data(run),
         "preprocess": run.preprocess.to_dict(),
         "map_spec": run.map_spec.to_dict(),
-        "graphs": {precision: _graph(precision, facts) for precision, facts in graphs.items()},
+        "graphs": {precision: _graph(precision, facts, graphs["fp32"]) for precision, facts in graphs.items()},
         "default_precision": default,
         "calibration": None if calibration is None else _calibration(run, calibration),
         "golden": {"file": GOLDEN_FILE, "count": golden_count},
@@ -84,8 +85,9 @@ def _data(run: Run) -> dict[str, Any]:
     }
 
 
-def _graph(precision: Precision, facts: GraphFacts) -> dict[str, Any]:
+def _graph(precision: Precision, facts: GraphFacts, fp32: GraphFacts) -> dict[str, Any]:
     graph, evaluation = facts.graph, facts.judgement.evaluation
+    changes = None if precision == "fp32" else VerdictChanges.between(fp32.judgement, facts.judgement).to_dict()
     return {
         "file": graph_file(precision),
         "opset": OPSET,
@@ -97,6 +99,7 @@ def _graph(precision: Precision, facts: GraphFacts) -> dict[str, Any]:
         "kept_fp32": _left(graph.kept_fp32),
         "threshold": facts.judgement.threshold.to_dict(),
         "metrics": None if evaluation is None else evaluation.to_dict(),
+        "verdict_changes": changes,
     }
 
 
@@ -109,6 +112,10 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
         "equalised": calibration.equalised,
         "scope": calibration.scope,
         "drift": {scope: drift.to_dict() for scope, drift in calibration.trials.items()},
+        "budget": calibration.budget.to_dict(),
+        "int8_share": calibration.int8_share,
+        "speedup": calibration.speedup,
+        "sensitivity": [found.to_dict() for found in calibration.sensitivity],
         "frames": [
             {
                 "file": recorded[frame.sha256],

@@ -67,6 +67,7 @@ def _page(run: Run, result: ExportResult) -> dict[str, Any]:
         "scores": sections.scores_section(run, manifest, evaluations, result.held_out_scores),
         "cases": sections.cases_section(run, manifest, evaluations),
         "metrics": {"names": list(sections.METRICS.values()), "rows": sections.metrics_section(manifest, evaluations)},
+        "verdict_changes": records.verdict_sentences(manifest),
         "calibration": records.calibration_section(manifest.calibration, result.calibration)
         if manifest.calibration
         else None,

@@ -13,8 +13,8 @@ from typing import Any
 
 from segrd_edge import machine
 from segrd_edge.bundle import Bundle
-from segrd_edge.calibration.calibrate import MAP_COSINE_LIMIT, SCORE_DRIFT_LIMIT, Calibration
-from segrd_edge.manifest import CalibrationRecord, GraphRecord, LeftFloat, Manifest
+from segrd_edge.calibration.calibrate import Calibration
+from segrd_edge.manifest import CalibrationRecord, GraphRecord, LeftFloat, Manifest, VerdictChangesRecord
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.run import Run, RunConfig
 
@@ -69,7 +69,8 @@ def calibration_section(record: CalibrationRecord, calibration: Calibration | No
         "convolutions": len(record.quantised) + len(record.left_float),
         "reasons": _by_reason(record.left_float),
         "trials": _trials(calibration) if calibration else [],
-        "limits": f"{SCORE_DRIFT_LIMIT:g} mean score drift and {MAP_COSINE_LIMIT:g} mean cosine",
+        "limits": str(calibration.budget) if calibration else "",
+        "share": None if record.int8_share is None else percent(record.int8_share),
     }
 
 
@@ -88,6 +89,20 @@ def _by_reason(nodes: Iterable[LeftFloat]) -> dict[str, list[str]]:
     for left in nodes:
         reasons.setdefault(left.reason, []).append(left.node)
     return reasons
+
+
+def verdict_sentences(manifest: Manifest) -> list[str]:
+    """How many verdicts each precision turns."""
+    changes = {name: graph.verdict_changes for name, graph in manifest.graphs.items() if graph.verdict_changes}
+    return [_turned(name, record) for name, record in changes.items()]
+
+
+def _turned(name: str, changes: VerdictChangesRecord) -> str:
+    text = f"{name} and fp32, each with its own threshold, differ on {changes.held_out} of "
+    text += plural(changes.held_out_frames, "held-out photograph")
+    if changes.test is None:
+        return f"{text}."
+    return f"{text}, and on {changes.test} of {changes.test_frames} of the {changes.test_source}."
 
 
 def float16_section(manifest: Manifest) -> dict[str, Any]:
@@ -121,12 +136,18 @@ def _float16_row(name: str, graph: GraphRecord) -> dict[str, Any]:
 def _trials(calibration: Calibration) -> list[dict[str, Any]]:
     return [
         {
-            "scope": scope, "chosen": scope == calibration.scope,
+            "scope": scope, "outcome": _outcome(calibration, scope),
             "score_mean": number(drift.score_mean), "score_max": number(drift.score_max),
             "cosine_mean": number(drift.map_cosine_mean), "cosine_min": number(drift.map_cosine_min),
         }
         for scope, drift in calibration.trials.items()
     ]  # fmt: skip
+
+
+def _outcome(calibration: Calibration, scope: str) -> str:
+    if scope == calibration.scope:
+        return "exported" if calibration.is_safe else "exported, and moved too far"
+    return "kept, with less in INT8" if calibration.budget.allows(calibration.trials[scope]) else "moved too far"
 
 
 def latency_chart(table: LatencyTable) -> str:

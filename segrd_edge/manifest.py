@@ -97,6 +97,16 @@ class LeftFloat(Record):
     reason: str
 
 
+class VerdictChangesRecord(Record):
+    """Frames whose verdict is not that of fp32, each graph with its own threshold."""
+
+    held_out: Count = Field(description="of the held-out good images that set the thresholds")
+    held_out_frames: Count
+    test: Count | None = Field(description="of the frames that the metrics come from, where there are any")
+    test_frames: Count | None
+    test_source: str | None = Field(description="where those come from")
+
+
 class GraphRecord(Record):
     file: str = Field(description="member of the bundle, for example graphs/int8.onnx")
     opset: int = Field(ge=1)
@@ -127,6 +137,7 @@ class GraphRecord(Record):
         description="metrics, and what they come from: `source` is test photographs, or synthetic defects on held-out "
         "good images; without it, test photographs",
     )
+    verdict_changes: VerdictChangesRecord | None = Field(default=None, description="of every graph but fp32")
 
 
 class CalibrationFrame(Record):
@@ -137,6 +148,15 @@ class CalibrationFrame(Record):
     )
     kind: Literal["good", "synthetic"] = Field(description="synthetic: a good image with a generated defect")
     defect: str | None = Field(default=None, description="which generator made it, for example perlin")
+
+
+class SensitivityRecord(Record):
+    """What one block of the network does to the results when it alone runs in INT8."""
+
+    block: str
+    nodes: list[str] = Field(description="its convolutions")
+    macs: Count = Field(description="their multiply-accumulates per image")
+    drift: dict[str, float] = Field(description="as calibration.drift.Drift has it, on some of the frames")
 
 
 class CalibrationRecord(Record):
@@ -150,9 +170,19 @@ class CalibrationRecord(Record):
     drift: dict[str, dict[str, float]] = Field(
         description="for each scope tried, how far its results on the calibration frames are from float"
     )
+    budget: dict[str, float] = Field(
+        default={}, description="limits of the drift and of the speed-up, as calibration.budget.Budget has them"
+    )
+    int8_share: Rate | None = Field(default=None, description="of the multiply-accumulates that run in INT8")
+    speedup: float | None = Field(
+        default=None, gt=0, description="fp32's time over INT8's as measured, where one was asked for and in reach"
+    )
+    sensitivity: list[SensitivityRecord] = Field(
+        default=[], description="of every block, where no scope was enough and the plan was searched for"
+    )
     frames: list[CalibrationFrame]
     quantised: list[str] = Field(description="nodes that run in INT8")
-    left_float: list[LeftFloat]
+    left_float: list[LeftFloat] = Field(description="the other convolutions")
 
 
 class GoldenRecord(Record):

@@ -40,7 +40,9 @@ def test_a_plan_goes_to_json_and_back(model: onnx.ModelProto, tmp_path: Path) ->
     assert choices["head.fuse"] == "int8"
     assert choices["stem"] == {"float": "too far"}
     assert choices["head.out"] == {"float": "1 output channels, fewer than 16"}
-    (tmp_path / "plan.json").write_text(json.dumps(choices))
+    plan.write(tmp_path / "plan.json")
+    assert json.loads((tmp_path / "plan.json").read_text()) == choices
+    assert '\n  "head.fuse": "int8",\n' in (tmp_path / "plan.json").read_text()  # a line to edit
     assert everything.edited(read_choices(tmp_path / "plan.json")) == plan
 
 

@@ -112,6 +112,11 @@ def test_calibration_record(run: Run, result: ExportResult) -> None:
     held_out = {entry["file"] for entry in run.data["held_out"]}
     assert not held_out & {frame.file for frame in record.frames}  # the threshold's images stay unseen
     assert all(name.startswith("head.") for name in record.quantised)
+    assert record.budget == {"score_shift": 0.01, "map_cosine": 0.99}
+    assert result.calibration is not None
+    assert record.int8_share == result.calibration.int8_share
+    assert record.drift["head"]["flip_rate"] in {i / 8 for i in range(9)}  # at the run's own threshold
+    assert record.sensitivity == []  # a scope that was asked for is not searched
     assert {left.node for left in record.left_float} >= {"teacher.conv1", "head.out.1", "deploy.normalise"}
 
 
@@ -124,6 +129,11 @@ def test_every_precision_has_parity_its_own_threshold_and_metrics(run: Run, resu
         assert record.metrics["source"] == "test photographs"
         assert record.metrics["images_good"] == 4
         assert record.metrics["image_auroc"] == result.evaluations[precision].metrics.image_auroc
+        changes = record.verdict_changes
+        assert (changes is None) == (precision == "fp32")
+        if changes is not None:
+            assert changes.held_out_frames == len(run.data["held_out"])
+            assert (changes.test_frames, changes.test_source) == (8, "test photographs")
     parity = result.manifest.graphs["fp32"].parity
     assert parity is not None
     assert max(parity["map"], parity["score"]) < 1e-4
@@ -254,6 +264,20 @@ def test_a_graph_that_differs_is_not_written(run: Run, tmp_path: Path, monkeypat
 def test_a_wrong_name_is_refused_at_once(run: Run, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="ends in"):
         export_bundle(run, tmp_path / "part.zip", said=lambda line: pytest.fail("work was done"))
+
+
+def test_a_plan_is_replayed_and_an_edited_one_followed(run: Run, result: ExportResult, tmp_path: Path) -> None:
+    assert result.calibration is not None
+    choices = {**result.calibration.plan.to_dict(), "head.out.0.0": {"float": "by hand"}}
+    options: dict[str, Any] = {"calibration_images": 8, "evaluate": False}
+    edited = export_bundle(run, tmp_path / "part.segrd", int8_plan=choices, **options).manifest.calibration
+    assert edited is not None
+    before = result.manifest.calibration
+    assert before is not None
+    assert (edited.scope, set(before.quantised) - set(edited.quantised)) == ("plan", {"head.out.0.0"})
+    assert next(left.reason for left in edited.left_float if left.node == "head.out.0.0") == "by hand"
+    with pytest.raises(OptionError, match="a plan beside a scope"):
+        export_bundle(run, tmp_path / "x.segrd", int8_plan=choices, int8_scope="all")
 
 
 @pytest.mark.parametrize(

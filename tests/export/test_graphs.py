@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from segrd_edge import engines
-from segrd_edge.calibration import calibrate as calibration_station
+from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.drift import measure_drift
 from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.graph import read_graph, write_graph
@@ -85,12 +85,11 @@ _CPU = ("fp32", "int8")
 
 @pytest.mark.parametrize(("limit", "safe"), [(1.0, True), (0.0, False)])
 def test_whether_int8_is_safe_is_said_of_each_graph_that_has_it(
-    limit: float, safe: bool, model: onnx.ModelProto, frames: Any, monkeypatch: pytest.MonkeyPatch
+    limit: float, safe: bool, model: onnx.ModelProto, frames: Any
 ) -> None:
-    monkeypatch.setattr(calibration_station, "SCORE_DRIFT_LIMIT", limit)
-    monkeypatch.setattr(calibration_station, "MAP_COSINE_LIMIT", 0)
     lines: list[str] = []
-    graphs, _ = build_graphs(model, PREPROCESS, Target("tensorrt"), frames, int8=True, said=lines.append)
+    budget = Budget(score_shift=limit, map_cosine=0)
+    graphs, _ = build_graphs(model, PREPROCESS, Target("tensorrt"), frames, int8=True, budget=budget, said=lines.append)
     assert {precision: graph.is_safe for precision, graph in graphs.items()} == {
         "fp32": None, "int8": safe, "fp16": None, "mixed": safe,
     }  # fmt: skip
