@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import math
 import traceback
 from collections import Counter, deque
@@ -21,6 +22,7 @@ from .detector import Detector
 from .errors import OptionError, PoolError, QueueFullError
 from .inspection import Inspection
 
+_logger = logging.getLogger("segrd_edge")
 Status = Literal["inspected", "dropped", "late", "failed"]
 WhenFull = Literal["wait", "drop_oldest", "drop_newest", "fail"]
 
@@ -256,7 +258,7 @@ class DetectorPool:
         with self._condition:
             decided = [pair for camera in self._cameras.values() for pair in camera.take_decided()]
         for future, outcome in decided:
-            future.set_result(outcome)
+            _fulfil(future, outcome)
         return True
 
     def _next(self) -> list[_Ticket] | None:
@@ -394,6 +396,13 @@ def _milliseconds(name: str, value: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise OptionError(f"{name}={value}", expected="a finite number of milliseconds, 0 or more")
     return float(value)
+
+
+def _fulfil(future: Future[Outcome], outcome: Outcome) -> None:
+    try:
+        future.set_result(outcome)
+    except SystemExit:  # of a callback; what else one raises is logged by concurrent.futures
+        _logger.exception("a callback of camera %r tried to end the pool's thread", outcome.camera)
 
 
 def _attempt(detector: Detector, frames: list[Any]) -> list[Inspection] | Exception:

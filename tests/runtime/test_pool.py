@@ -418,6 +418,16 @@ def test_callbacks_may_submit_and_close_but_not_break_the_pool(caplog: pytest.Lo
     assert "a bug in a callback" in caplog.text
 
 
+def test_a_callback_cannot_end_the_thread_of_the_pool(caplog: pytest.LogCaptureFixture) -> None:
+    detector = SteppedDetector()
+    with busy_pool(detector, when_full="wait") as (pool, first):
+        first.add_done_callback(lambda _: sys.exit("enough"))
+        second = pool.submit("left", frame(1))
+        detector.step(2)
+        assert told(second) == [("left", 1, "inspected")]
+    assert "camera 'left' tried to end the pool's thread" in caplog.text
+
+
 def test_a_future_cannot_be_cancelled() -> None:
     detector = SteppedDetector()
     with busy_pool(detector, when_full="wait") as (pool, first):
