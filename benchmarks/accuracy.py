@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,8 @@ import typer
 
 from segrd_edge.console import console
 from segrd_edge.errors import OptionError
+
+from .candidate import write_json
 
 CATEGORIES = ("bottle", "fabric01", "fabric02", "ball_screw", "magnetic_tile", "commutator", "metal_plate")
 LATENCY_FILE = "latency.json"  # beside the cells
@@ -158,11 +160,6 @@ def read_cells(out: Path) -> list[dict[str, Any]]:
     """The results of all cells that are there, sorted by name."""
     files = sorted(path for path in out.glob("*.json") if path.name != LATENCY_FILE)
     return [json.loads(path.read_text(encoding="utf-8")) for path in files]
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def write_table(out: Path) -> None:

@@ -5,8 +5,9 @@ A cell of the accuracy table (`benchmarks.accuracy`) and a model of a comparison
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from segrd_edge import machine
 from segrd_edge.export.bundle import ExportResult, export_bundle
 from segrd_edge.export.report_facts import Share, count_errors
+from segrd_edge.files import replacing
 from segrd_edge.manifest import Precision
 from segrd_edge.training.evaluate import Evaluation
 from segrd_edge.training.fit import Listener
@@ -77,6 +79,13 @@ def describe(run: Run, exported: ExportResult) -> Record:
         "default_precision": exported.manifest.default_precision,
         "int8": None if calibration is None else {"scope": calibration.scope, **calibration.drift.to_dict()},
     }
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Atomically: a file that is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def is_refused(record: Record, precision: str) -> bool:

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from segrd_edge.errors import OptionError, SegrdError, TrainingError
-from segrd_edge.files import replacing
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import shrink_or_grow
 from segrd_edge.training.evaluate import Evaluation, FrameResult
@@ -30,7 +29,7 @@ from segrd_edge.training.fit import Budget, Listener
 from segrd_edge.training.run import Run, RunConfig, create_model
 from segrd_edge.training.train import checked
 
-from .candidate import BUNDLE_FILE, Record, is_refused, make_candidate
+from .candidate import BUNDLE_FILE, Record, is_refused, make_candidate, write_json
 from .choice import Contestant, Scored, choose
 from .compare_page import REPORT_FILE, write_page
 from .compare_verdict import verdict
@@ -106,7 +105,7 @@ def compare(
         "latency": latency,
         "recommendation": _recommendation(found, models, latency_ms),
     }
-    _write_json(out / SUMMARY_FILE, summary)
+    write_json(out / SUMMARY_FILE, summary)
     write_page(out / PAGE_FILE, summary, found)
     return summary
 
@@ -219,7 +218,7 @@ def _make_result(config: RunConfig, file: Path, skip_bad: bool, progress: Progre
         "held_out": len(made.run.data["held_out"]),
         "images": _images(made.exported.evaluations),
     }
-    _write_json(file, record)
+    write_json(file, record)
     return record
 
 
@@ -258,8 +257,3 @@ def _frames(folder: Path, frame_hw: tuple[int, int] | None) -> FrameSet:
     if frame_hw is not None:
         frames = (shrink_or_grow(frame, frame_hw) for frame in frames)
     return FrameSet(list(islice(frames, MAX_FRAMES)), "held-out good photographs")
-
-
-def _write_json(path: Path, value: Record) -> None:
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

@@ -12,7 +12,6 @@ head gets more of them. An interrupted training continues; a head that has its r
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,6 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from segrd_edge import machine
 from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.frames import FEWEST
 from segrd_edge.console import console
@@ -38,7 +36,8 @@ from segrd_edge.training.run import Run, RunConfig
 from segrd_edge.training.teacher import apply_weights, load_teacher
 from segrd_edge.training.train import checked, create_fabric, create_samples, default_batch, finish, write_inputs
 
-from .accuracy import FRAME_HW, LATENCY_FILE, find_category, latency_setting, milliseconds, read_cells, write_json
+from .accuracy import FRAME_HW, LATENCY_FILE, find_category, latency_setting, milliseconds, read_cells
+from .candidate import Record, describe, write_json
 from .frames import golden_frames
 from .side_by_side import measure_bundles
 
@@ -180,26 +179,13 @@ def _create(config: RunConfig, options: dict[str, Any]) -> DeSTSeg:
     return cast(DeSTSeg, model)
 
 
-def measure_head(folder: Path, *, int8: bool) -> dict[str, Any]:
+def measure_head(folder: Path, *, int8: bool) -> Record:
     """Export a run; its figures."""
     run = Run.load(folder)
-    exported = export_bundle(run, folder / "part.segrd", int8=int8, said=console.print)
-    return {
-        "model": exported.manifest.model.model_dump(include={"name", "parameters", "gmacs"}),
-        "options": run.config.options,
-        "minutes": run.config.minutes,
-        "steps": run.record["steps"],
-        "seed": run.config.seed,
-        "teacher": run.record["teacher"],
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": "{model}, {cores} cores".format(**machine.cpu()),
-        "precisions": {precision: graph.metrics for precision, graph in exported.manifest.graphs.items()},
-        "default_precision": exported.manifest.default_precision,
-        "int8": exported.calibration.decision if exported.calibration else None,
-    }
+    return describe(run, export_bundle(run, folder / "part.segrd", int8=int8, said=console.print))
 
 
-def time_heads(folder: Path, names: Sequence[str], threads: int) -> dict[str, Any]:
+def time_heads(folder: Path, names: Sequence[str], threads: int) -> Record:
     """Latency of every head, from the frame's bytes to the verdict; INT8 covers the whole network, whatever that moves.
 
     Time does not depend on the weights, so the scales come from the fewest frames.
