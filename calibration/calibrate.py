@@ -17,7 +17,9 @@ from .budget import Budget, estimated_speedup
 from .cache import ObservationCache
 from .drift import Drift, Scale, Truth
 from .equalise import concatenations, equalise
+from .fine_tuning import FineTuning, larger
 from .frames import CalibrationFrame
+from .improve import Improvement, check_improvements, levelled, with_corrected_biases
 from .ladder import PLAN, Attempt, Choice, Said, Scope, choose_plan, tried, usable_scopes
 from .plan import Plan
 from .progress import Track, untracked
@@ -38,12 +40,14 @@ class Calibration:
     model: onnx.ModelProto
     frames: Sequence[CalibrationFrame]
     ranges: Ranges
+    improved: list[str]  # the improvements that were made, of those asked for: `calibration.improve`
     equalised: list[str]  # activations whose channels were levelled, see `calibration.equalise`
     choice: Choice  # of the plan
     budget: Budget
     speedup: float | None  # fp32's time over INT8's, measured; only where the budget asks for one that is in reach
     largest: dict[str, float]  # largest magnitude of every activation that was observed, whatever INT8 clips
-    reference: list[EngineOutput]  # what the float graph gave for the frames
+    reference: Sequence[EngineOutput]  # what the float graph gave for the frames, and drift is measured from
+    fine_tuning: FineTuning | None = None  # where there was one, whether it was taken or not
 
     @property
     def scope(self) -> str:
@@ -113,7 +117,9 @@ def calibrate(
     method: Method = "percentile",
     percentile: float = DEFAULT_PERCENTILE,
     engine: str = "auto",
+    improve: Sequence[Improvement] = (),
     also: Sequence[str] = (),
+    reference: Sequence[EngineOutput] | None = None,
     cache: ObservationCache | None = None,
     said: Said = lambda line: None,
     track: Track = untracked,
@@ -128,7 +134,9 @@ def calibrate(
         threshold: of the float graph's scores; without one there is no flip rate.
         method, percentile: see `ranges.to_ranges`; "auto" is `automatic.choose_ranges`.
         engine: the engine that measures drift and time; "auto" is the fastest installed of the processor's.
+        improve: what to do to the weights, see `improve`; corrected biases are taken where they help.
         also: further activations whose largest magnitude is wanted, as float16 asks for; one pass serves both.
+        reference: what drift is measured from: another float graph's outputs for the frames; None is this one's.
         cache: where what the frames show of the graph is kept.
         said: called with a line of progress.
         track: wraps frames and trials, for a progress bar.
@@ -143,28 +151,36 @@ def calibrate(
     if given is None:
         usable_scopes(everything, scope)  # refused now rather than after the observation
     check_method(method, percentile)
+    check_improvements(improve)
     images = [frame.image_bgr_u8 for frame in frames]
+    before: dict[str, float] = {}  # float16 has to do for the graph that is not levelled, too
+    if "levels" in improve:
+        model, before = levelled(model, everything, images, also, track=track)
     tensors = tensors_to_calibrate(model, *_plans(model, everything, given))
     concatenated = concatenations(model, everything)
     observed = observe(model, tensors, images, by_channel=concatenated, also=also, cache=cache, track=track)
     equalised, largest = equalise(model, everything, observed.channel_largest)
-    scale, truth = Scale.of(model, observed.outputs), Truth.of(frames, threshold)
+    reference = observed.outputs if reference is None else reference
+    scale, truth = Scale.of(model, reference), Truth.of(frames, threshold)
     shown = observed.histograms, images, observed.outputs, scale
     ranges = find_ranges(method, percentile, equalised, everything, *shown, track=track)
     ranges = replace(ranges, largest={**ranges.largest, **largest})
-    trial = Trial(equalised, ranges, images, observed.outputs, scale, truth, _processor_engine(engine))
+    trial = Trial(equalised, ranges, images, reference, scale, truth, _processor_engine(engine))
     choice = _try(trial, given) if given else choose_plan(trial, everything, scope, budget, said=said, track=track)
-    quantised = quantise(equalised, ranges, choice.taken.plan)
+    if "bias" in improve:
+        trial, choice = with_corrected_biases(trial, choice, budget, track=track)
+    quantised = quantise(trial.model, ranges, choice.taken.plan)
     return Calibration(
         model=quantised,
         frames=frames,
         ranges=ranges,
+        improved=[name for name in improve if name != "bias" or trial.model is not equalised],
         equalised=list(observed.channel_largest),
         choice=choice,
         budget=budget,
         speedup=_speedup(model, quantised, trial, choice, budget),
-        largest={**observed.largest, **largest},
-        reference=observed.outputs,
+        largest=larger({**observed.largest, **largest}, before),
+        reference=reference,
     )
 
 

@@ -41,18 +41,26 @@ def check_improvements(names: Sequence[str]) -> None:
 
 
 def levelled(
-    model: onnx.ModelProto, plan: Plan, images_bgr_u8: Sequence[npt.NDArray[np.uint8]], *, track: Track = untracked
-) -> onnx.ModelProto:
+    model: onnx.ModelProto,
+    plan: Plan,
+    images_bgr_u8: Sequence[npt.NDArray[np.uint8]],
+    also: Sequence[str] = (),
+    *,
+    track: Track = untracked,
+) -> tuple[onnx.ModelProto, dict[str, float]]:
     """A copy of the float graph that computes the same, its activations between convolutions levelled.
 
     Args:
         plan: everything that may run in INT8.
         images_bgr_u8: the calibration frames as network images.
+        also: further activations whose largest magnitude is wanted.
+
+    Returns:
+        The copy, and the largest magnitudes of what it levels and of `also` in the graph as it was.
     """
     names = between_convolutions(model, plan)
-    return level_pairs(
-        model, plan, observe(model, [], images_bgr_u8, by_channel=names, also=names, track=track).channel_largest
-    )
+    seen = observe(model, [], images_bgr_u8, by_channel=names, also=[*names, *also], track=track)
+    return level_pairs(model, plan, seen.channel_largest), seen.largest
 
 
 def with_corrected_biases(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.calibrate import DEFAULT_BUDGET, Calibration
 from segrd_edge.calibration.frames import DEFAULT_COUNT, CalibrationFrame, check_count, choose_frames
+from segrd_edge.calibration.improve import Improvement, check_improvements
 from segrd_edge.calibration.ladder import Scope
 from segrd_edge.calibration.progress import Track, untracked
 from segrd_edge.calibration.ranges import DEFAULT_PERCENTILE, Method, check_method
@@ -33,7 +35,7 @@ from segrd_edge.training.synthetic_test import SyntheticFrame, synthetic_frames
 
 from .deploy import build_deploy_graph
 from .golden import differences, golden_outputs
-from .graphs import ExportGraph, Said, build_graphs
+from .graphs import ExportGraph, Said, Tune, build_graphs
 from .judge import Judgement, judge
 from .onnx import export_core
 from .parity import check_parity
@@ -77,6 +79,8 @@ def export_bundle(
     int8_scope: Scope = "auto",
     int8_plan: Mapping[str, Any] | None = None,
     int8_budget: Budget = DEFAULT_BUDGET,
+    int8_improve: Sequence[Improvement] = (),
+    qat_minutes: float = 0.0,
     evaluate: bool = True,
     target: Target = CPU,
     cache: ObservationCache | None = None,
@@ -94,6 +98,9 @@ def export_bundle(
         int8_scope: what INT8 covers, see `calibration.calibrate`.
         int8_plan: says so layer by layer instead, as `calibration.plan.read_choices` gives it.
         int8_budget: how far INT8 may move the results and how much faster it has to be.
+        int8_improve: what to do to the weights for INT8, see `calibration.improve`.
+        qat_minutes: fine-tune for INT8 for so long, see `training.qat`. What comes of it is taken where its INT8 graph
+            is nearer to the float graph of the run.
         evaluate: measure every graph on the folder's test photographs or, where there are no defects among them, on
             synthetic defects on the held-out photographs.
         target: for TensorRT, further graphs are added: fp16, and mixed where there is INT8.
@@ -111,6 +118,7 @@ def export_bundle(
         raise OptionError("a plan beside a scope or without INT8", fix="give the plan alone: it says what runs in INT8")
     check_count(calibration_images)
     check_method(calibration_method, DEFAULT_PERCENTILE)
+    _check_improve(int8_improve, qat_minutes)
     run = run if isinstance(run, Run) else Run.load(run)
     target.check(run.preprocess)
     photographs = _find_photographs(run, data, evaluate)
@@ -129,6 +137,8 @@ def export_bundle(
         budget=int8_budget,
         threshold=run.threshold["value"],
         method=calibration_method,
+        improve=int8_improve,
+        tune=_tuner(run, photographs, qat_minutes),
         cache=cache,
         said=said,
         track=track,
@@ -174,6 +184,26 @@ def _export_float(
     graph = build_deploy_graph(core, run.preprocess, run.map_spec)
     said(f"comparing it with torch on {len(golden)} golden images")
     return graph, check_parity(run.model, graph, run.preprocess, run.map_spec, golden)
+
+
+def _check_improve(improve: Sequence[Improvement], qat_minutes: float) -> None:
+    check_improvements(improve)
+    if qat_minutes < 0 or (qat_minutes and "levels" in improve):
+        raise OptionError(
+            f"fine-tuning for INT8 for {qat_minutes:g} minutes" + (" with levels" if "levels" in improve else ""),
+            expected="minutes from 0, and no levels: the fine-tune does not know of their factors",
+            fix="--qat-minutes without levels in --int8-improve",
+        )
+
+
+def _tuner(run: Run, photographs: _Photographs, minutes: float) -> Tune | None:
+    if minutes == 0:
+        return None
+    from segrd_edge.training.fit import Budget
+
+    from .fine_tune import fine_tune_graph
+
+    return partial(fine_tune_graph, run, photographs.train, Budget(minutes=minutes, clock=run.config.clock))
 
 
 def _paint(run: Run, photographs: _Photographs, said: Said) -> list[SyntheticFrame]:

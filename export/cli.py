@@ -74,6 +74,19 @@ def command(
             show_default=False,
         ),
     ] = None,
+    int8_improve: Annotated[
+        str,
+        typer.Option(
+            help="What to do to the weights for INT8: bias (taken where it helps), levels, or bias,levels.",
+            show_default=False,
+        ),
+    ] = "",
+    qat_minutes: Annotated[
+        float,
+        typer.Option(
+            help="Fine-tune the network for INT8 for so many minutes; taken where it brings INT8 nearer to fp32."
+        ),
+    ] = 0.0,
     engine: Annotated[
         str,
         typer.Option(
@@ -131,6 +144,8 @@ def command(
         int8_budget=Budget(
             score_shift=max_score_shift, ap_drop=max_ap_drop, flip_rate=max_flip_rate, speedup=min_speedup
         ),
+        int8_improve=cast(Any, tuple(name for name in int8_improve.split(",") if name)),
+        qat_minutes=qat_minutes,
         target=target,
         cache=ObservationCache(),
         said=lambda line: console.print(line, markup=False),

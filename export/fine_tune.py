@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
+from segrd_edge.calibration.fine_tuning import Tuned
 from segrd_edge.calibration.grids import grids_of
 from segrd_edge.training.fit import Budget
 from segrd_edge.training.qat import fine_tune
@@ -16,15 +16,6 @@ from segrd_edge.training.run import Run
 
 from .deploy import build_deploy_graph
 from .onnx import export_core
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A fine-tuned network as a float deploy graph, its nodes named as before, to be calibrated like any other."""
-
-    graph: onnx.ModelProto
-    minutes: float
-    steps: int
 
 
 def fine_tune_graph(run: Run, photos: Sequence[Path], budget: Budget, int8_graph: onnx.ModelProto) -> Tuned:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.calibrate import DEFAULT_BUDGET, Calibration, calibrate
 from segrd_edge.calibration.drift import Drift, Scale, Truth, measure_drift
+from segrd_edge.calibration.fine_tuning import Tuned, nearer
 from segrd_edge.calibration.frames import CalibrationFrame
+from segrd_edge.calibration.improve import Improvement
 from segrd_edge.calibration.ladder import Scope
 from segrd_edge.calibration.progress import Track, untracked
 from segrd_edge.calibration.ranges import Method, observe
@@ -39,6 +42,7 @@ from .rounding import rounding
 from .target import Target
 
 Said = Callable[[str], None]
+Tune = Callable[[onnx.ModelProto], Tuned]  # of an INT8 graph
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ def build_graphs(
     budget: Budget = DEFAULT_BUDGET,
     threshold: float | None = None,
     method: Method = "percentile",
+    improve: Sequence[Improvement] = (),
+    tune: Tune | None = None,
     cache: ObservationCache | None = None,
     said: Said = lambda line: None,
     track: Track = untracked,
@@ -81,6 +87,8 @@ def build_graphs(
         scope, plan, budget: what INT8 covers, see `calibration.calibrate` (`plan` is its `choices`).
         threshold: of the float graph, which tells how many verdicts INT8 turns.
         method: how its scales are found, see `calibration.ranges`.
+        improve: see `calibration.improve`.
+        tune: fine-tunes the network for its INT8 graph; that one is taken where it comes nearer to the float graph.
         cache: where what the frames show of the float graph is kept.
         track: wraps frames, for a progress bar.
 
@@ -97,20 +105,27 @@ def build_graphs(
     calibration = None
     if int8:
         said(f"calibrating INT8 on {len(images)} frames")
-        calibration = calibrate(
-            float_graph,
-            chosen,
-            scope=scope,
-            choices=plan,
+        on_frames = partial(
+            calibrate,
+            frames=chosen,
             budget=budget,
             threshold=threshold,
             method=method,
+            improve=improve,
             also=also,
             cache=cache,
             said=said,
             track=track,
         )
+        calibration = on_frames(float_graph, scope=scope, choices=plan)
         said(calibration.decision)
+        if tune is not None:
+            said("fine-tuning for INT8")
+            tuned = tune(calibration.model)
+            choices, reference = calibration.plan.to_dict(), calibration.reference
+            other = on_frames(tuned.graph, choices=choices, reference=reference)
+            calibration = nearer(calibration, other, tuned.minutes, tuned.steps)
+            said(str(calibration.fine_tuning))
         graphs["int8"] = replace(
             _for_processor(calibration.model), drift=calibration.drift, is_safe=calibration.is_safe
         )

@@ -115,6 +115,8 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
         "budget": calibration.budget.to_dict(),
         "int8_share": calibration.int8_share,
         "speedup": calibration.speedup,
+        "improved": calibration.improved,
+        "fine_tuning": None if calibration.fine_tuning is None else calibration.fine_tuning.to_dict(),
         "sensitivity": [found.to_dict() for found in calibration.sensitivity],
         "frames": [
             {

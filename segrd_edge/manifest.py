@@ -159,6 +159,18 @@ class SensitivityRecord(Record):
     drift: dict[str, float] = Field(description="as calibration.drift.Drift has it, on some of the frames")
 
 
+class FineTuningRecord(Record):
+    """A fine-tune with INT8 in the loop; drifts are from the float graph of the network before it."""
+
+    minutes: float = Field(gt=0)
+    steps: Count
+    before: dict[str, float] = Field(
+        description="drift of the INT8 graph without it, as calibration.drift.Drift has it"
+    )
+    after: dict[str, float] = Field(description="drift of the INT8 graph with it")
+    is_taken: bool = Field(description="whether the bundle's INT8 graph is the one with it")
+
+
 class CalibrationRecord(Record):
     method: str = Field(description="how ranges became scales, for example percentile")
     percentile: float | None = Field(default=None, gt=0, le=100)
@@ -180,6 +192,8 @@ class CalibrationRecord(Record):
     sensitivity: list[SensitivityRecord] = Field(
         default=[], description="of every block, where no scope was enough and the plan was searched for"
     )
+    improved: list[str] = Field(default=[], description="what was done to the weights: levels, bias")
+    fine_tuning: FineTuningRecord | None = Field(default=None, description="where one was asked for")
     frames: list[CalibrationFrame]
     quantised: list[str] = Field(description="nodes that run in INT8")
     left_float: list[LeftFloat] = Field(description="the other convolutions")

@@ -47,8 +47,11 @@ def test_corrected_biases_are_taken_where_int8_comes_nearer(
 
 
 def test_levelled_computes_the_same(model: onnx.ModelProto, images: list[np.ndarray]) -> None:
-    even = levelled(model, Plan.of(model), images)
+    even, largest = levelled(model, Plan.of(model), images, ["stem.out"])
     assert even != model
+    inner = "block.conv1.relu.out"
+    assert largest["stem.out"] == observe(model, [], images, also=["stem.out"]).largest["stem.out"]
+    assert largest[inner] != observe(even, [], images, also=[inner]).largest[inner]
     for before, after in zip(*(run_engine("onnxruntime", graph, images) for graph in (model, even)), strict=True):
         np.testing.assert_allclose(after.anomaly_map, before.anomaly_map, atol=2e-6)
 
