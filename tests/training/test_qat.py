@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
+from segrd_edge.training import qat
 from segrd_edge.training.backbone import BasicBlock, freeze
 from segrd_edge.training.data import scan
 from segrd_edge.training.fit import Budget
@@ -105,7 +106,8 @@ def test_the_shortcut_is_rounded_too(run: Run) -> None:
     assert not torch.allclose(skip(images), run.model(images), rtol=1e-2)
 
 
-def test_a_fine_tune_lowers_the_error_of_int8(run: Run, tmp_path: Path) -> None:
+def test_a_fine_tune_lowers_the_error_of_int8(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qat, "LEARNING_RATE", 1e-4)  # the network is small, and so is the number of steps
     photos = scan(run.config.data).train
     budget = Budget(steps=60)
     tuned, position = fine_tune(run, GRIDS, [p.path for p in photos], budget, checkpoint=tmp_path / "qat.pt")
