@@ -56,8 +56,8 @@ class OpenVinoEngine(Engine):
     def _run(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EngineOutput]:
         for item, image in zip(self._items, images, strict=False):
             np.copyto(item, image)
-        # Not `infer`: it makes a stream for every thread that calls it, and when such threads had ended before the graph
-        # went, the process had a damaged heap (OpenVINO 2026.4.1). This runs in the engine's own thread, no slower.
+        # Not `infer`: it makes a stream for every thread that calls it, and when such threads had ended before the
+        # graph went, the process had a damaged heap (OpenVINO 2026.4.1). This runs in the engine's own thread, no slower.
         try:
             self._request.start_async()
             self._request.wait()
