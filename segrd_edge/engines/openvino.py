@@ -57,7 +57,7 @@ class OpenVinoEngine(Engine):
         for item, image in zip(self._items, images, strict=False):
             np.copyto(item, image)
         # Not `infer`: it makes a stream for every thread that calls it, and when such threads had ended before the
-        # graph went, the process had a damaged heap (OpenVINO 2026.4.1). This runs in the engine's own thread, no slower.
+        # graph went, the process had a damaged heap (OpenVINO 2026.4.1). This runs in the engine's own thread.
         try:
             self._request.start_async()
             self._request.wait()
