@@ -49,8 +49,9 @@ lint: install
 types: install
 	cd tests && ../$(BIN)/mypy --config-file ../pyproject.toml -p segrd_edge
 
+# A worker per core, four at most, each a file at a time; a thread each, so that they do not fight for the cores.
 tests: install
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 # The TensorRT modules and the tests' fake GPU against the real Python packages. Fetches 28 MB with pip, once.
 contract: install

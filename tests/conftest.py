@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,13 @@ from .distance_detector import (  # noqa: F401  (fixtures)
     painter,
 )
 from .fakes.gpu import fake_gpu  # noqa: F401  (fixture)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """pytest-xdist's workers ignore Ctrl-C, and so would the programs that tests start in them."""
+    if hasattr(config, "workerinput"):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

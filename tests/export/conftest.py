@@ -23,7 +23,7 @@ from ..every_model import name_and_options
 SIZE_HW = (64, 96)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def few_calibration_frames() -> Iterator[None]:
     """No test here is about how many frames calibrate, and 32 of them take their time."""
     with pytest.MonkeyPatch.context() as patch:

@@ -114,6 +114,8 @@ def table_rows(markdown: str) -> list[dict[str, str]]:
     rows = []
     tables = re.findall(r"^(\|.*\|)\n\|[ :|-]+\|\n((?:\|.*\|\n?)+)", markdown, re.MULTILINE)
     for heading, body in tables:
-        names, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in [heading, *body.splitlines()])
+        names, *lines = (
+            [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in [heading, *body.splitlines()]
+        )
         rows += [dict(zip(names, cells, strict=True)) for cells in lines]
     return rows
