@@ -59,7 +59,7 @@ def command(
     from segrd_edge.training.models import MODELS
     from segrd_edge.training.run import RunConfig
     from segrd_edge.training.threshold import parse_rate
-    from segrd_edge.training.train import default_batch
+    from segrd_edge.training.train import default_batch, default_options
 
     from .compare import PAGE_FILE, Progress, compare
 
@@ -81,7 +81,10 @@ def command(
     names = list(dict.fromkeys(model or MODELS))
     options = options_by_model(option or [], names)
     summary = compare(
-        {name: replace(config, model=name, options=options[name]) for name in names},
+        {
+            name: replace(config, model=name, options={**default_options(name, minutes), **options[name]})
+            for name in names
+        },
         out,
         latency_ms=latency_ms,
         frame_hw=None if frame is None else parse_frame_size(frame),

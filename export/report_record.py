@@ -17,6 +17,7 @@ from segrd_edge.calibration.calibrate import Calibration
 from segrd_edge.manifest import CalibrationRecord, GraphRecord, LeftFloat, Manifest, VerdictChangesRecord
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.run import Run, RunConfig
+from segrd_edge.training.train import default_options
 
 from . import charts
 from .report_facts import module_totals
@@ -222,9 +223,17 @@ def _train_options(run: Run) -> Iterable[str]:
         yield "--no-foreground"
     if config.false_reject != _DEFAULTS["false_reject"]:
         yield f"--false-reject {percent(config.false_reject).replace(' ', '')}"
-    yield from (f"--option {shlex.quote(f'{name}={value}')}" for name, value in config.options.items())
+    yield from _model_options(config)
     if run.data["problems"]:
         yield "--skip-bad"
+
+
+def _model_options(config: RunConfig) -> Iterable[str]:
+    defaults = default_options(config.model, config.minutes)
+    if config.options != defaults:
+        if defaults:
+            yield "--profile accurate"
+        yield from (f"--option {shlex.quote(f'{name}={value}')}" for name, value in config.options.items())
 
 
 def _preprocess_options(preprocess: Preprocess) -> Iterable[str]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from segrd_edge.training.models import MODELS, profile_options
+from segrd_edge.training.models import MODELS
 
-# A case is a registered name, or one with a profile whose graph has other operators.
-EVERY_MODEL = [*MODELS, "destseg fast"]
+# Registered names, and a head whose graph has other operators.
+_OPTIONS: dict[str, dict[str, Any]] = {"destseg stride 8": {"head_level_width": 16, "head_stride": 8}}
+EVERY_MODEL = [*MODELS, *_OPTIONS]
 
 
 def name_and_options(case: str, head_width: int) -> tuple[str, dict[str, Any]]:
     """The registered name and its options, with a narrow head where there is one."""
-    name, _, profile = case.partition(" ")
-    options = profile_options(name, profile) if profile else {}
+    name, options = case.split()[0], dict(_OPTIONS.get(case, {}))
     if "head_width" in inspect.signature(MODELS[name]).parameters:
         options["head_width"] = head_width
     return name, options

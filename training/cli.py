@@ -55,7 +55,10 @@ def train(
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option(help="Segmentation head of destseg and segrdpp: accurate (published, default), balanced or fast."),
+        typer.Option(
+            help="Segmentation head of destseg and segrdpp: accurate (published), balanced or fast. Default accurate; "
+            "with --minutes balanced."
+        ),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="Model option NAME=VALUE, e.g. head_width=128; repeatable.")
@@ -74,7 +77,7 @@ def train(
     from .models import profile_options
     from .run import RunConfig
     from .threshold import parse_rate
-    from .train import default_batch, with_budget
+    from .train import default_batch, default_options, with_budget
     from .train import train as train_run
 
     config = with_budget(
@@ -82,7 +85,10 @@ def train(
             data=str(photos),
             model=model,
             backbone=backbone,
-            options={**(profile_options(model, profile) if profile else {}), **parse_options(option or [])},
+            options={
+                **(profile_options(model, profile) if profile else default_options(model, minutes)),
+                **parse_options(option or []),
+            },
             teacher=teacher,
             defects=defects,
             textures=str(textures) if textures else None,

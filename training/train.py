@@ -21,7 +21,7 @@ from segrd_edge.frames import read_frame
 
 from .data import Photo, PhotoFolder, check, file_sha256, scan
 from .fit import Budget, Fit, Listener, Position, StepReport
-from .models import AnomalyModel, own_defects
+from .models import AnomalyModel, has_profiles, own_defects, profile_options
 from .predict import predict
 from .run import Run, RunConfig, create_model, write_json
 from .samples import GoodImages, Rotation, TrainingSamples
@@ -264,6 +264,11 @@ def with_budget(config: RunConfig, steps: int | None, minutes: float | None) -> 
     if steps is None and minutes is None:
         steps = PUBLISHED_STEPS
     return replace(config, steps=steps, minutes=minutes)
+
+
+def default_options(model: str, minutes: float | None) -> dict[str, Any]:
+    """The published network; where there are only minutes, a smaller head, which learns more in them."""
+    return profile_options(model, "balanced") if minutes is not None and has_profiles(model) else {}
 
 
 def default_batch(minutes: float | None) -> int:

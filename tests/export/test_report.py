@@ -214,7 +214,7 @@ def test_the_commands_give_every_option_that_matters(make: Any, tmp_path: Path) 
     command = next(line for line in text.splitlines() if line.strip().startswith("segrd-train"))
     for option in ("--minutes 2", "--batch 8", "--size 32", "--seed 3", "--rotation full", "--false-reject 1%"):
         assert option in command
-    assert "--option head_width=64" in command
+    assert "--profile accurate --option head_width=64" in command  # with minutes the head would be another one
     assert "--textures" not in command
     assert f"segrd-export {run.folder} --int8 --engine cpu --out {result.path}" in text
 

@@ -22,6 +22,7 @@ from segrd_edge.training.data import read_mask
 from segrd_edge.training.evaluate import evaluate
 from segrd_edge.training.models import MODELS, build_model, profile_options
 from segrd_edge.training.run import Run
+from segrd_edge.training.train import default_options
 
 SMALL = ["--steps", "3", "--batch", "4", "--size", "64", "--option", "head_width=16"]
 
@@ -136,19 +137,23 @@ def test_a_profile_stands_for_options_and_an_option_wins(photos: Path, tmp_path:
     assert trained.exit_code == 0, trained.output
     options = Run.load(tmp_path / "run").config.options
     assert options == {**profile_options("destseg", "fast"), "head_width": 16}
-    assert options["head_stride"] == 8
+    assert options["head_fusion_kernel"] == 1
+
+
+def test_minutes_bring_a_smaller_head_and_steps_the_published_one() -> None:
+    assert default_options("segrdpp", minutes=None) == {}
+    assert default_options("segrdpp", minutes=8) == profile_options("segrdpp", "balanced") != {}
+    assert default_options("rd", minutes=8) == {}  # it has no head
 
 
 @pytest.mark.parametrize("name", ["destseg", "segrdpp"])
 def test_each_profile_takes_less_than_the_one_before(name: str) -> None:
     with torch.device("meta"):
-        weights = [
+        accurate, balanced, fast = (
             sum(p.numel() for p in build_model(name, **profile_options(name, profile)).head.parameters())
-            for profile in ("accurate", "balanced")
-        ]
-        fast = build_model(name, **profile_options(name, "fast")).eval()
-        assert fast(torch.randn(1, 3, 64, 96)).shape == (1, 1, 16, 24)
-    assert weights[0] > 4 * weights[1]
+            for profile in ("accurate", "balanced", "fast")
+        )
+    assert accurate > 4 * balanced > 8 * fast
 
 
 @pytest.mark.parametrize(

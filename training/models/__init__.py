@@ -61,6 +61,11 @@ def own_defects(name: str) -> tuple[str, ...]:
     return cast("type[AnomalyModel]", _registered(name)).defects
 
 
+def has_profiles(name: str) -> bool:
+    """Whether `profile_options` knows any for this model."""
+    return hasattr(_registered(name), "profiles")
+
+
 def profile_options(name: str, profile: str) -> dict[str, Any]:
     """The options that a profile ("accurate", "balanced" or "fast") stands for.
 
