@@ -22,6 +22,7 @@ from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.blocks import block_of
 from segrd_edge.calibration.graph import multiply_accumulates
 from segrd_edge.console import emit_json, json_option, new_table, print_table, run_command
+from segrd_edge.engines.openvino import cpu_settings
 from segrd_edge.engines.openvino_uint8 import use_uint8_activations
 from segrd_edge.errors import OptionError
 
@@ -71,15 +72,12 @@ def measure_blocks(graphs: Mapping[str, bytes], rounds: int, threads: int | None
         raise OptionError(
             "OpenVINO is not installed, and its counters are what this shows", fix="pip install 'segrd-edge[openvino]'"
         ) from error
-    settings: dict[str, Any] = {"PERF_COUNT": True, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()
     requests, convolutions = {}, {}
     for precision, graph in graphs.items():
         model = core.read_model(graph)
         use_uint8_activations(model)
-        compiled = core.compile_model(model, "CPU", settings)
+        compiled = core.compile_model(model, "CPU", {"PERF_COUNT": True, **cpu_settings(threads)})
         nodes = onnx.load_from_string(graph).graph.node
         convolutions[precision] = {node.name for node in nodes if node.op_type == "Conv"}
         requests[precision] = compiled.create_infer_request()

@@ -28,10 +28,11 @@ from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
 from segrd_edge.calibration.ranges import observe
 from segrd_edge.console import console, track
 from segrd_edge.errors import DataError
+from segrd_edge.export.judge import image_predictor
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
-from segrd_edge.training.data import Photo, scan
-from segrd_edge.training.evaluate import Evaluation, evaluate_photos, evaluation_photos
+from segrd_edge.training.data import Photo
+from segrd_edge.training.evaluate import Evaluation, evaluate_photos, photos_of_run
 from segrd_edge.training.run import Run
 
 METRICS = ("image_auroc", "pixel_ap", "aupro")
@@ -112,35 +113,30 @@ def compare(
 
 
 def _frames(run: Run, data: Path | None, count: int, *, synthetic: bool) -> list[CalibrationFrame]:
-    config = run.config
-    textures = config.textures if config.textures and Path(config.textures).is_dir() else None
     return choose_frames(
         run.photo_paths("train", data),
         run.preprocess,
         count=count,
-        seed=config.seed,
-        textures=textures,
+        seed=run.config.seed,
+        textures=run.config.textures_here,
         synthetic=synthetic,
         track=track,
     )
 
 
 def _test_photos(run: Run, data: Path | None) -> list[Photo]:
-    photos = evaluation_photos(scan(data or run.config.data), {entry["sha256"] for entry in run.data["held_out"]})
-    if not any(photo.is_defect for photo in photos):
+    photos = photos_of_run(run, data)
+    if not photos:
         raise DataError(f"{data or run.config.data} has no photographs of defects", expected="real defects to test on")
     return photos
 
 
 def _evaluate(graph: onnx.ModelProto, preprocess: Preprocess, photos: Sequence[Photo], name: str) -> Evaluation:
     engine = engines.create("auto", graph.SerializeToString())
+    on_image = image_predictor(engine)
     try:
-
-        def predict(frame: Any) -> tuple[Any, float]:
-            output = engine.run(preprocess.resize(frame))
-            return output.anomaly_map.copy(), output.score  # the engine overwrites its own map
-
-        return evaluate_photos(predict, preprocess, track(photos, f"evaluating {name}", len(photos)))
+        tracked = track(photos, f"evaluating {name}", len(photos))
+        return evaluate_photos(lambda frame: on_image(preprocess.resize(frame)), preprocess, tracked)
     finally:
         engine.close()
 

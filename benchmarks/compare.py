@@ -30,7 +30,7 @@ from segrd_edge.training.run import Run, RunConfig, create_model
 from segrd_edge.training.train import checked
 
 from .candidate import BUNDLE_FILE, Record, is_refused, make_candidate, write_json
-from .choice import Contestant, Scored, choose
+from .choice import Contestant, Scored
 from .compare_page import REPORT_FILE, write_page
 from .compare_verdict import verdict
 from .frames import MAX_FRAMES, FrameSet
@@ -141,8 +141,8 @@ def _contestant(record: Record, timed: Record) -> Contestant:
 
 
 def _recommendation(found: list[Contestant], models: Mapping[str, Record], budget_ms: float | None) -> Record:
-    choice = choose(found, budget_ms)
     judged = verdict(found, models, budget_ms)
+    choice = judged["choice"]
     return {
         "model": choice.best and choice.best.model,
         "precision": choice.best and choice.best.precision,

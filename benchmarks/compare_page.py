@@ -43,7 +43,7 @@ def _values(summary: Record, found: Sequence[Contestant]) -> dict[str, Any]:
     """Everything that the template shows."""
     models, latency = summary["models"], summary["latency"]
     judged = verdict(found, models, summary["latency_budget_ms"])
-    best = judged["best"]
+    best = judged["choice"].best
     return {
         "title": Path(summary["photos"]).resolve().name,
         "facts": _facts(summary),

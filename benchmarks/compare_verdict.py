@@ -14,7 +14,7 @@ from .figures import ms
 def verdict(
     found: Sequence[Contestant], models: Mapping[str, dict[str, Any]], budget_ms: float | None
 ) -> dict[str, Any]:
-    """What the page says first: `answer` (its colour), `headline` and `sentences`.
+    """What the page says first: `answer` (its colour), `headline` and `sentences`; and the `choice` behind it.
 
     Args:
         found: what may be chosen, at least one.
@@ -27,7 +27,7 @@ def verdict(
         sentences += _errors(models[choice.best.model]["precisions"][choice.best.precision])
     sentences += _refused(found, models)
     answer = "yes" if choice.best is not None else "no" if not choice.fitting else "decide"
-    return {"answer": answer, "headline": _headline(choice, budget_ms), "sentences": sentences, "best": choice.best}
+    return {"answer": answer, "headline": _headline(choice, budget_ms), "sentences": sentences, "choice": choice}
 
 
 def latency(contestant: Contestant) -> str:

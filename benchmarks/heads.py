@@ -28,13 +28,19 @@ from segrd_edge.export.bundle import export_bundle
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.fit import Budget, Fit
 from segrd_edge.training.losses import head_target, segmentation_loss
-from segrd_edge.training.models import AnomalyModel, build_model
 from segrd_edge.training.models.destseg import DeSTSeg
 from segrd_edge.training.parts.head import HeadObjective, head_phase
 from segrd_edge.training.phases import Batch, Phase, Recipe
 from segrd_edge.training.run import Run, RunConfig
-from segrd_edge.training.teacher import apply_weights, load_teacher
-from segrd_edge.training.train import checked, create_fabric, create_samples, default_batch, finish, write_inputs
+from segrd_edge.training.train import (
+    checked,
+    create_fabric,
+    create_samples,
+    create_trainable,
+    default_batch,
+    finish,
+    write_inputs,
+)
 
 from .accuracy import FRAME_HW, LATENCY_FILE, find_category, latency_setting, milliseconds, read_cells
 from .candidate import Record, describe, write_json
@@ -146,14 +152,13 @@ def train_heads(config: RunConfig, heads: Mapping[str, dict[str, Any]], folder: 
     photos_folder = checked(config, skip_bad=True)
     photos, held_out = photos_folder.split(config.seed, config.held_out)
     samples = create_samples(config, photos)
-    models = {name: _create(config, options) for name, options in heads.items()}
-    weights = load_teacher(config.teacher, config.backbone)
+    created = {name: create_trainable(replace(config, options=options)) for name, options in heads.items()}
+    models = {name: cast(DeSTSeg, model) for name, (model, _) in created.items()}
     together = SideBySide(models)
-    apply_weights(cast(AnomalyModel, next(iter(models.values()))).teacher, weights)
     folder.mkdir(parents=True, exist_ok=True)
     assert config.minutes is not None
     fit = Fit(
-        together.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        together,
         together.phases(student_share),
         samples,
         config.preprocess,
@@ -169,14 +174,7 @@ def train_heads(config: RunConfig, heads: Mapping[str, dict[str, Any]], folder: 
     for name, model in models.items():
         own = replace(config, options=heads[name])
         write_inputs(folder / name, own, photos_folder, photos, held_out, samples)
-        finish(model, own, folder / name, held_out, position, {"name": weights.name, "sha256": weights.sha256})
-
-
-def _create(config: RunConfig, options: dict[str, Any]) -> DeSTSeg:
-    """A model whose parts start from the seed, whatever was made before it."""
-    torch.manual_seed(config.seed)
-    model = build_model("destseg", backbone=config.backbone, size_hw=config.preprocess.size_hw, **options)
-    return cast(DeSTSeg, model)
+        finish(model, own, folder / name, held_out, position, created[name][1])
 
 
 def measure_head(folder: Path, *, int8: bool) -> Record:

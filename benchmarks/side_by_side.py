@@ -12,9 +12,8 @@ from typing import Any
 
 from segrd_edge import engines
 from segrd_edge.bundle import Bundle
-from segrd_edge.errors import EngineError, OptionError
+from segrd_edge.errors import OptionError
 from segrd_edge.preprocess import Preprocess
-from segrd_edge.tensorrt.library import FLAVOURS
 
 from . import environment
 from .contenders import DetectorContender
@@ -24,18 +23,6 @@ from .latency_report import QUIET_OTHER_CPU, ContenderLatency
 from .session import Session
 
 ROUNDS = 15  # 30 samples of each; p95 needs 20
-
-
-def processor_engine() -> str:
-    """The engine that "auto" takes on a processor. TensorRT is left out: its engines are built and timed on the device.
-
-    Raises:
-        EngineError: none is installed.
-    """
-    found = [name for name in engines.available() if name not in FLAVOURS]
-    if not found:
-        raise EngineError("no engine for the processor is installed", fix="pip install 'segrd-edge[openvino]'")
-    return found[0]
 
 
 def measure_bundles(
@@ -58,7 +45,7 @@ def measure_bundles(
     load_before = environment.load_average()
     opened = {name: Bundle.open(path) for name, path in bundles.items()}
     preprocess = _common_preprocess(opened)
-    engine = processor_engine()
+    engine = engines.processor_engine()
     loaders = {
         f"{name} {precision}": (name, partial(DetectorContender, bundle, engine, precision, threads))
         for name, bundle in opened.items()

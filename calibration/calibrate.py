@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from segrd_edge.engines import EngineOutput, engine_class
+from segrd_edge.engines import EngineOutput, processor_engine
 from segrd_edge.errors import OptionError
 
 from .automatic import find_ranges
@@ -30,7 +30,6 @@ from .speed import measure_speedup
 from .trial import Trial
 
 DEFAULT_BUDGET = Budget()
-_PROCESSOR_ENGINES = ("openvino", "onnxruntime")  # the faster first
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,14 @@ class Calibration:
         return self.budget.allows(self.drift)
 
     @property
+    def reached_speedup(self) -> float:
+        """fp32's time over INT8's, as measured, or else by the multiply-accumulates."""
+        return estimated_speedup(self.int8_share) if self.speedup is None else self.speedup
+
+    @property
     def is_fast(self) -> bool:
-        """Whether INT8 is as much faster as the budget asks for, by measurement where there is one."""
-        reached = estimated_speedup(self.int8_share) if self.speedup is None else self.speedup
-        return self.budget.speedup is None or reached >= self.budget.speedup
+        """Whether INT8 is as much faster as the budget asks for."""
+        return self.budget.speedup is None or self.reached_speedup >= self.budget.speedup
 
     @property
     def decision(self) -> str:
@@ -98,9 +101,8 @@ class Calibration:
             return "; INT8 moves the results too far, so fp32 stays the default"
         if self.budget.speedup is None:
             return ""
-        measured = self.speedup is not None
-        reached = self.speedup if self.speedup is not None else estimated_speedup(self.int8_share)
-        speed = f"; {'measured' if measured else 'by its work'} {reached:.2f} times as fast as fp32"
+        source = "by its work" if self.speedup is None else "measured"
+        speed = f"; {source} {self.reached_speedup:.2f} times as fast as fp32"
         if self.is_fast:
             return speed
         return f"{speed}, and {self.budget.speedup:g} is not in reach within the limits, so fp32 stays the default"
@@ -165,7 +167,8 @@ def calibrate(
     shown = observed.histograms, images, observed.outputs, scale
     ranges = find_ranges(method, percentile, equalised, everything, *shown, track=track)
     ranges = replace(ranges, largest={**ranges.largest, **largest})
-    trial = Trial(equalised, ranges, images, reference, scale, truth, _processor_engine(engine))
+    engine = processor_engine() if engine == "auto" else engine
+    trial = Trial(equalised, ranges, images, reference, scale, truth, engine)
     choice = _try(trial, given) if given else choose_plan(trial, everything, scope, budget, said=said, track=track)
     if "bias" in improve:
         trial, choice = with_corrected_biases(trial, choice, budget, track=track)
@@ -212,10 +215,3 @@ def _speedup(
     if estimated_speedup(taken.int8_share) < budget.speedup:
         return None
     return measure_speedup(trial.engine, model, quantised, trial.images_bgr_u8[0])
-
-
-def _processor_engine(name: str) -> str:
-    """The INT8 graph is for the engines of a processor; building one for a GPU for every trial would take hours."""
-    if name != "auto":
-        return name
-    return next((known for known in _PROCESSOR_ENGINES if engine_class(known).is_available()), name)

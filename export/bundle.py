@@ -28,8 +28,8 @@ from segrd_edge.calibration.ranges import DEFAULT_PERCENTILE, Method, check_meth
 from segrd_edge.errors import ExportError, OptionError
 from segrd_edge.frames import read_frame
 from segrd_edge.manifest import Manifest, Precision
-from segrd_edge.training.data import Photo, file_sha256, scan
-from segrd_edge.training.evaluate import Evaluation, evaluation_photos
+from segrd_edge.training.data import Photo, file_sha256
+from segrd_edge.training.evaluate import Evaluation, photos_of_run
 from segrd_edge.training.run import Run
 from segrd_edge.training.synthetic_test import SyntheticFrame, synthetic_frames
 
@@ -239,10 +239,7 @@ def _judge(
 def _find_photographs(run: Run, data: str | Path | None, evaluate: bool) -> _Photographs:
     """The very photographs that training saw: other files would give a threshold, but not this run's."""
     train, held_out = (_unchanged(run, purpose, data) for purpose in ("train", "held_out"))
-    folder = scan(data or run.config.data)
-    sums = {entry["sha256"] for entry in run.data["held_out"]}
-    test = evaluation_photos(folder, sums) if evaluate and any(photo.is_defect for photo in folder.test) else []
-    return _Photographs(train, held_out, test)
+    return _Photographs(train, held_out, photos_of_run(run, data) if evaluate else [])
 
 
 def _unchanged(run: Run, purpose: str, data: str | Path | None) -> list[Path]:
@@ -265,13 +262,12 @@ def _size_hw(run: Run, photographs: _Photographs) -> tuple[int, int]:
 def _choose(
     run: Run, photographs: _Photographs, count: int, stream: int = 0, track: Track = untracked
 ) -> list[CalibrationFrame]:
-    textures = run.config.textures  # the folder may have stayed on the machine that trained
     return choose_frames(
         photographs.train,
         run.preprocess,
         count=count,
         seed=run.config.seed + stream,
-        textures=textures if textures and Path(textures).is_dir() else None,
+        textures=run.config.textures_here,
         track=track,
     )
 

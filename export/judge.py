@@ -55,7 +55,7 @@ def judge(
         engine: "auto" is the fastest installed, which a Detector takes as well.
     """
     loaded = engines.create(engine, graph.SerializeToString())
-    on_image = _predictor(loaded)
+    on_image = image_predictor(loaded)
 
     def on_frame(frame: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
         return on_image(preprocess.resize(frame))
@@ -74,8 +74,8 @@ def judge(
     return Judgement(scores, threshold, evaluation)
 
 
-def _predictor(engine: engines.Engine) -> Predictor:
-    """Of network images."""
+def image_predictor(engine: engines.Engine) -> Predictor:
+    """A loaded graph of network images as evaluation takes it."""
 
     def predict(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
         output = engine.run(image)

@@ -203,6 +203,14 @@ def evaluation_photos(folder: PhotoFolder, held_out_sha256: set[str]) -> list[Ph
     return folder.evaluation([photo for photo in folder.train if file_sha256(photo.path) in held_out_sha256])
 
 
+def photos_of_run(run: Any, data: str | Path | None = None) -> list[Photo]:
+    """The `evaluation_photos` of a `training.run.Run`, in its own folder or in `data`; none without defects there."""
+    folder = scan(data or run.config.data)
+    if not any(photo.is_defect for photo in folder.test):
+        return []
+    return evaluation_photos(folder, {entry["sha256"] for entry in run.data["held_out"]})
+
+
 def placement_of(path: Path, frame: Frame, preprocess: Preprocess) -> Placement:
     """Where the photograph's frame lies in the network image; FrameError names the file that the crop does not fit."""
     try:

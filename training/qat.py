@@ -37,7 +37,7 @@ from .data import GOOD, Photo
 from .fit import Budget, Fit, Listener, Position
 from .models import AnomalyModel
 from .phases import Batch, Phase, Recipe, half_corrupted
-from .run import Run, RunConfig
+from .run import Run
 from .train import create_samples
 
 # A thousandth of what the head and the student train with, whose BatchNorms then take up what a step shifts; here they
@@ -194,7 +194,8 @@ def fine_tune(
     """
     reference = copy.deepcopy(run.model).requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model = with_rounding(reference, grids)
-    samples = create_samples(_here(run), [Photo(path, GOOD) for path in photos])
+    config = replace(run.config, textures=run.config.textures_here)
+    samples = create_samples(config, [Photo(path, GOOD) for path in photos])
     fabric = Fabric(accelerator="cuda" if torch.cuda.is_available() else "cpu", devices=1, precision="32-true")
     fit = Fit(
         model,
@@ -211,9 +212,3 @@ def fine_tune(
     tuned = copy.deepcopy(run.model)
     tuned.load_state_dict(model.cpu().state_dict())
     return tuned.eval(), position
-
-
-def _here(run: Run) -> RunConfig:
-    """The run's config without a folder of textures that has stayed on the machine that trained."""
-    textures = run.config.textures
-    return run.config if textures and Path(textures).is_dir() else replace(run.config, textures=None)

@@ -50,6 +50,11 @@ class RunConfig:
     false_reject: float = 0.005  # budget of good parts called defective
     workers: int = 0  # processes that make samples; the result does not depend on it
 
+    @property
+    def textures_here(self) -> str | None:
+        """The texture folder, unless it has stayed on the machine that trained."""
+        return self.textures if self.textures and Path(self.textures).is_dir() else None
+
     def to_dict(self) -> dict[str, Any]:
         return {"run_version": RUN_VERSION, **asdict(self)}
 

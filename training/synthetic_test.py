@@ -51,21 +51,6 @@ class SyntheticFrame:
     mask: Mask | None  # h×w, where the defect is; None of a good frame
 
 
-def evaluate_synthetic(
-    predictor: Predictor,
-    preprocess: Preprocess,
-    held_out: Sequence[Path],
-    *,
-    textures: str | Path | None = None,
-    foreground: bool = True,
-    seed: int = 0,
-    kinds: Sequence[str] = KINDS,
-) -> Evaluation:
-    """Evaluate a predictor of network images (uint8 h×w×3 BGR) on `synthetic_frames` of these arguments."""
-    frames = synthetic_frames(preprocess, held_out, textures=textures, foreground=foreground, seed=seed, kinds=kinds)
-    return evaluate_frames(predictor, frames)
-
-
 def evaluate_frames(predictor: Predictor, frames: Iterable[SyntheticFrame]) -> Evaluation:
     """Evaluate a predictor of network images (uint8 h×w×3 BGR) on frames that are painted already."""
     results = []

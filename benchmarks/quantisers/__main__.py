@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from segrd_edge.console import console, run_command
 
+from ..candidate import write_json
 from .table import write_table
 from .tools import TOOLS
 
@@ -31,7 +31,6 @@ def command(
     from .compare import Part, compare
 
     named = {"modelopt": modelopt_python, "nncf": nncf_python}
-    out.parent.mkdir(parents=True, exist_ok=True)
     for record in compare(
         Part.of(Run.load(run), data, frames),
         tool or list(TOOLS),
@@ -40,7 +39,7 @@ def command(
         threads=threads or None,
         said=console.print,
     ):
-        out.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(out, record)
     console.print(f"{out} and {write_table(out.parent)}", soft_wrap=True)
 
 

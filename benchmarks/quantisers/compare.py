@@ -19,10 +19,12 @@ from segrd_edge.errors import DataError, EngineError, SegrdError
 from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.export.judge import Judgement, judge
 from segrd_edge.export.onnx import export_core
+from segrd_edge.export.report_facts import count_errors
+from segrd_edge.export.verdicts import VerdictChanges
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.tensorrt.library import is_installed
-from segrd_edge.training.data import Photo, scan
-from segrd_edge.training.evaluate import evaluation_photos
+from segrd_edge.training.data import Photo
+from segrd_edge.training.evaluate import photos_of_run
 from segrd_edge.training.run import Run
 
 from .. import environment
@@ -55,16 +57,16 @@ class Part:
             DataError: the photographs show no defects.
             TrainingError: photographs are missing.
         """
-        folder = scan(data or run.config.data)
-        if not any(photo.is_defect for photo in folder.test):
-            raise DataError(f"{folder.root} has no photographs of defects", expected="test photographs to compare on")
-        textures = run.config.textures
+        test = photos_of_run(run, data)
+        if not test:
+            root = data or run.config.data
+            raise DataError(f"{root} has no photographs of defects", expected="test photographs to compare on")
         frames = choose_frames(
             run.photo_paths("train", data),
             run.preprocess,
             count=count,
             seed=run.config.seed,
-            textures=textures if textures and Path(textures).is_dir() else None,
+            textures=run.config.textures_here,
         )
         return cls(
             run.folder.name,
@@ -72,7 +74,7 @@ class Part:
             run.preprocess,
             frames,
             run.photo_paths("held_out", data),
-            evaluation_photos(folder, {entry["sha256"] for entry in run.data["held_out"]}),
+            test,
             run.config.false_reject,
         )
 
@@ -147,18 +149,17 @@ def _accuracy(part: Part, reference: Judgement, judgement: Judgement) -> dict[st
     metrics = judgement.evaluation.metrics.to_dict()
     pairs = list(zip(reference.evaluation.frames, judgement.evaluation.frames, strict=True))
     was, now = ([EngineOutput(pair[i].score, pair[i].anomaly_map) for pair in pairs] for i in (0, 1))
-    old, new = reference.threshold.value, judgement.threshold.value
-    verdicts = [b.score >= new for b in now]
-    defective = [frame.photo.is_defect for frame in judgement.evaluation.frames]
+    threshold = judgement.threshold.value
+    errors = count_errors(judgement.evaluation, threshold)
     return {
         "metrics": {name: metrics[name] for name in METRICS},
-        "threshold": new,
+        "threshold": threshold,
         "drift": measure_drift(was, now, Scale.of(part.graph, was)).to_dict(),
         "verdicts": {
-            "of": len(verdicts),
-            "flipped": sum((a.score >= old) != verdict for a, verdict in zip(was, verdicts, strict=True)),
-            "false_rejects": sum(v and not d for v, d in zip(verdicts, defective, strict=True)),
-            "escapes": sum(d and not v for v, d in zip(verdicts, defective, strict=True)),
+            "of": len(now),
+            "flipped": VerdictChanges.between(reference, judgement).test,
+            "false_rejects": errors.false_rejects.count,
+            "escapes": errors.escapes.count,
         },
     }
 

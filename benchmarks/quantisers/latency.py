@@ -19,6 +19,7 @@ import onnx
 from segrd_edge import engines
 from segrd_edge.engines import EngineOutput
 from segrd_edge.engines.base import EngineOptions
+from segrd_edge.engines.openvino import cpu_settings
 from segrd_edge.errors import EngineError
 from segrd_edge.frames import read_frame
 from segrd_edge.machine import package_version
@@ -64,12 +65,11 @@ class AsReadContender(GraphContender):
     def __init__(self, tool: str, graph: bytes, threads: int | None) -> None:
         import openvino
 
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = str(threads)
         core = openvino.Core()
         try:
-            self._request: Any = core.compile_model(core.read_model(graph), "CPU", settings).create_infer_request()
+            self._request: Any = core.compile_model(
+                core.read_model(graph), "CPU", cpu_settings(threads)
+            ).create_infer_request()
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load the graph: {error}") from error
         self.engine, self.precision = AS_READ, tool

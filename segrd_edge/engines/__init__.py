@@ -28,13 +28,37 @@ ENGINES: dict[str, str] = {
     "onnxruntime": "segrd_edge.engines.onnxruntime:OnnxRuntimeEngine",
 }
 
-__all__ = ["ENGINES", "Engine", "EngineOptions", "EngineOutput", "available", "create", "engine_class", "open_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineOptions",
+    "EngineOutput",
+    "available",
+    "create",
+    "engine_class",
+    "open_engine",
+    "processor_engine",
+]
 
 
 def available() -> list[str]:
     """Names of the engines that "auto" may be here, fastest first. No graph is loaded to find out."""
     classes = {name: engine_class(name) for name in ENGINES}
     return [name for name, found in classes.items() if found.is_automatic and found.is_available()]
+
+
+def processor_engine() -> str:
+    """What "auto" is here without the GPU's engines: TensorRT's are built and timed on the device, in minutes each.
+
+    Raises:
+        EngineError: none is installed.
+    """
+    from ..tensorrt.library import FLAVOURS
+
+    found = [name for name in available() if name not in FLAVOURS]
+    if not found:
+        raise EngineError("no engine for the processor is installed", fix="pip install 'segrd-edge[openvino]'")
+    return found[0]
 
 
 def engine_class(name: str) -> type[Engine]:

@@ -15,6 +15,19 @@ from .signal_stack import signal_stack_kept
 _DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
+def cpu_settings(threads: int | None) -> dict[str, Any]:
+    """What a graph is compiled with for the processor; `threads` None is OpenVINO's own choice."""
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        # Processors with AMX or fp16 arithmetic would otherwise round float layers to bfloat16 or fp16, and a
+        # threshold chosen on one machine would not hold on another.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return settings
+
+
 class OpenVinoEngine(Engine):
     """One infer request, created once, with the input bound once. The map of a run IS OVERWRITTEN BY THE NEXT RUN."""
 
@@ -26,20 +39,12 @@ class OpenVinoEngine(Engine):
     def _load(self, graph: bytes, options: EngineOptions) -> Ports:
         import openvino
 
-        settings: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            # Processors with AMX or fp16 arithmetic would otherwise round float layers to bfloat16 or fp16, and a
-            # threshold chosen on one machine would not hold on another.
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        if options.threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = options.threads
         try:
             with signal_stack_kept():
                 core = openvino.Core()
                 model = core.read_model(graph)
                 use_uint8_activations(model)
-                compiled = core.compile_model(model, "CPU", settings)
+                compiled = core.compile_model(model, "CPU", cpu_settings(options.threads))
                 self._request: Any = compiled.create_infer_request()
         except RuntimeError as error:
             raise self._graph_error("load", error) from error

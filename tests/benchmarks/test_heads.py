@@ -11,13 +11,18 @@ import torch
 
 from segrd_edge.benchmarks import heads
 from segrd_edge.training.phases import Batch
+from segrd_edge.training.run import RunConfig
+from segrd_edge.training.train import create_trainable
 
 from .made_up import summary
 
 
 def models(*options: dict[str, Any]) -> dict[str, Any]:
-    config = heads.RunConfig(data="", seed=3)
-    return {str(i): heads._create(config, {"head_width": 8, **each}) for i, each in enumerate(options)}
+    return {str(i): model({"head_width": 8, **each}) for i, each in enumerate(options)}
+
+
+def model(options: dict[str, Any]) -> Any:
+    return create_trainable(RunConfig(data="", seed=3, options=options))[0]
 
 
 def test_heads_share_a_student_and_learn_as_if_alone() -> None:
@@ -100,4 +105,4 @@ def test_the_table_compares_with_the_first_head(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", heads.HEADS)
 def test_every_head_can_be_built(name: str) -> None:
-    assert heads._create(heads.RunConfig(data=""), heads.HEADS[name]).head is not None
+    assert model(heads.HEADS[name]).head is not None

@@ -213,6 +213,7 @@ graph = Path(sys.argv[1]).read_bytes()
 first, second = (engines.create("openvino", graph) for _ in range(2))
 first.close()
 second.close()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:

@@ -21,7 +21,6 @@ from segrd_edge.training.synthetic_test import (
     MOST_PHOTOGRAPHS,
     SyntheticFrame,
     evaluate_frames,
-    evaluate_synthetic,
     synthetic_frames,
 )
 
@@ -194,7 +193,7 @@ def test_a_detector_that_sees_nothing_has_half(held_out: list[Path]) -> None:
         assert image.shape == (64, 64, 3)  # a network image, whatever the crop of a frame
         return np.full(image.shape[:2], 0.25, np.float32), 0.25
 
-    found = evaluate_synthetic(constant, preprocess, held_out)
+    found = evaluate_frames(constant, synthetic_frames(preprocess, held_out))
     assert (found.metrics.image_auroc, found.metrics.pixel_auroc) == (0.5, 0.5)
     assert found.metrics.images_defect == 3 * len(held_out)
 
