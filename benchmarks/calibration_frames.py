@@ -26,6 +26,7 @@ from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.calibrate import Calibration, calibrate
 from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
 from segrd_edge.calibration.ranges import observe
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.console import console, track
 from segrd_edge.errors import DataError
 from segrd_edge.export.judge import image_predictor
@@ -92,9 +93,10 @@ def compare(
     images = [preprocess.resize(read_frame(path, value_range=preprocess.value_range)) for path in looked_at]
     rows = []
     for scope in scopes:
+        settings = Int8Settings(method=method, scope=scope)
         for name, chosen in frames.items():
             console.print(f"calibrating {scope} on {len(chosen)} frames: {name}", markup=False)
-            made = calibrate(graph, chosen, scope=scope, method=method, cache=ObservationCache(), track=track)
+            made = calibrate(graph, chosen, settings, cache=ObservationCache(), track=track)
             evaluation = _evaluate(made.model, preprocess, photos, f"{scope}, {name}")
             rows.append({
                 "scope": scope,

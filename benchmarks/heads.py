@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.frames import FEWEST
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.console import console
 from segrd_edge.export.bundle import export_bundle
 from segrd_edge.preprocess import Preprocess
@@ -192,7 +193,7 @@ def time_heads(folder: Path, names: Sequence[str], threads: int) -> Record:
     for name in names:
         timed = folder / name / "timed.segrd"
         console.print(f"exporting {name} to be timed")
-        export_bundle(folder / name, timed, int8_scope="all", calibration_images=FEWEST, evaluate=False)
+        export_bundle(folder / name, timed, settings=Int8Settings(frames=FEWEST, scope="all"), evaluate=False)
         bundles[name] = timed
     frames = golden_frames(Bundle.open(bundles[names[0]]), FRAME_HW)
     return measure_bundles(bundles, frames, threads=threads)

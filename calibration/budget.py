@@ -67,6 +67,19 @@ class Budget:
         limits += "" if self.flip_rate is None else f", flip rate {self.flip_rate:g}"
         return limits
 
+    def command_options(self) -> Iterator[str]:
+        """The options of `segrd-export` for what differs from the defaults; it has none for the cosine."""
+        names = {
+            "score_shift": "--max-score-shift",
+            "ap_drop": "--max-ap-drop",
+            "flip_rate": "--max-flip-rate",
+            "speedup": "--min-speedup",
+        }
+        default = Budget()
+        for name, option in names.items():
+            if (value := getattr(self, name)) != getattr(default, name):
+                yield f"{option} {value:g}"
+
     def to_dict(self) -> dict[str, float]:
         """The limits that there are."""
         return {name: value for name, value in asdict(self).items() if value is not None}

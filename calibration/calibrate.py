@@ -19,17 +19,16 @@ from .drift import Drift, Scale, Truth
 from .equalise import concatenations, equalise
 from .fine_tuning import FineTuning, larger
 from .frames import CalibrationFrame
-from .improve import Improvement, check_improvements, levelled, with_corrected_biases
-from .ladder import PLAN, Attempt, Choice, Said, Scope, choose_plan, tried, usable_scopes
+from .improve import levelled, with_corrected_biases
+from .ladder import PLAN, Attempt, Choice, Said, choose_plan, tried, usable_scopes
 from .plan import Plan
 from .progress import Track, untracked
 from .quantise import quantise, tensors_to_calibrate
-from .ranges import DEFAULT_PERCENTILE, Method, Ranges, check_method, observe
+from .ranges import Ranges, observe
 from .sensitivity import Sensitivity
+from .settings import DEFAULT_SETTINGS, Int8Settings
 from .speed import measure_speedup
 from .trial import Trial
-
-DEFAULT_BUDGET = Budget()
 
 
 @dataclass(frozen=True)
@@ -111,15 +110,10 @@ class Calibration:
 def calibrate(
     model: onnx.ModelProto,
     frames: Sequence[CalibrationFrame],
+    settings: Int8Settings = DEFAULT_SETTINGS,
     *,
-    scope: Scope = "auto",
-    choices: Mapping[str, Any] | None = None,
-    budget: Budget = DEFAULT_BUDGET,
     threshold: float | None = None,
-    method: Method = "percentile",
-    percentile: float = DEFAULT_PERCENTILE,
     engine: str = "auto",
-    improve: Sequence[Improvement] = (),
     also: Sequence[str] = (),
     reference: Sequence[EngineOutput] | None = None,
     cache: ObservationCache | None = None,
@@ -129,14 +123,10 @@ def calibrate(
     """Quantise a float deploy graph.
 
     Args:
-        frames: see `calibration.frames.choose_frames`.
-        scope: one of `ladder.SCOPES`, or "auto": as much as the budget allows, see `ladder.choose_plan`.
-        choices: a plan as JSON has it (`Plan.edited`), which is taken whatever it does; `scope` is then not looked at.
-        budget: how far INT8 may move the results, and how much faster it has to be.
+        frames: as many as there are, whatever the settings ask for; see `calibration.frames.choose_frames`.
+        settings: a plan in them is taken whatever it does. Fine-tuning needs the network and is not done here.
         threshold: of the float graph's scores; without one there is no flip rate.
-        method, percentile: see `ranges.to_ranges`; "auto" is `automatic.choose_ranges`.
         engine: the engine that measures drift and time; "auto" is the fastest installed of the processor's.
-        improve: what to do to the weights, see `improve`; corrected biases are taken where they help.
         also: further activations whose largest magnitude is wanted, as float16 asks for; one pass serves both.
         reference: what drift is measured from: another float graph's outputs for the frames; None is this one's.
         cache: where what the frames show of the graph is kept.
@@ -144,16 +134,14 @@ def calibrate(
         track: wraps frames and trials, for a progress bar.
 
     Raises:
-        OptionError: an unknown method or scope, or a scope that the network has no layers for; a plan that does not fit
-            the network.
+        OptionError: a scope that is unknown or that the network has no layers for; a plan that does not fit it.
         ExportError: the network gives NaN or infinity.
     """
     everything = Plan.of(model)
-    given = None if choices is None else _given(everything, choices)
+    given = None if settings.plan is None else _given(everything, settings.plan)
     if given is None:
-        usable_scopes(everything, scope)  # refused now rather than after the observation
-    check_method(method, percentile)
-    check_improvements(improve)
+        usable_scopes(everything, settings.scope)  # refused now rather than after the observation
+    budget, improve = settings.budget, settings.improve
     images = [frame.image_bgr_u8 for frame in frames]
     before: dict[str, float] = {}  # float16 has to do for the graph that is not levelled, too
     if "levels" in improve:
@@ -165,11 +153,13 @@ def calibrate(
     reference = observed.outputs if reference is None else reference
     scale, truth = Scale.of(model, reference), Truth.of(frames, threshold)
     shown = observed.histograms, images, observed.outputs, scale
-    ranges = find_ranges(method, percentile, equalised, everything, *shown, track=track)
+    ranges = find_ranges(settings.method, settings.percentile, equalised, everything, *shown, track=track)
     ranges = replace(ranges, largest={**ranges.largest, **largest})
     engine = processor_engine() if engine == "auto" else engine
     trial = Trial(equalised, ranges, images, reference, scale, truth, engine)
-    choice = _try(trial, given) if given else choose_plan(trial, everything, scope, budget, said=said, track=track)
+    choice = (
+        _try(trial, given) if given else choose_plan(trial, everything, settings.scope, budget, said=said, track=track)
+    )
     if "bias" in improve:
         trial, choice = with_corrected_biases(trial, choice, budget, track=track)
     quantised = quantise(trial.model, ranges, choice.taken.plan)

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-
-from segrd_edge.errors import OptionError
 
 from .bias import correct_biases, output_shifts
 from .budget import Budget
@@ -30,14 +28,6 @@ from .trial import Trial
 
 Improvement = Literal["levels", "bias"]
 BIAS_FRAMES = 8  # a mean over frames and pixels settles early, and both networks run on each
-
-
-def check_improvements(names: Sequence[str]) -> None:
-    """OptionError unless all of these are known."""
-    if unknown := [name for name in names if name not in get_args(Improvement)]:
-        raise OptionError(
-            f"unknown INT8 improvement {unknown[0]!r}", expected="among " + ", ".join(get_args(Improvement))
-        )
 
 
 def levelled(

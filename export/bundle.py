@@ -6,7 +6,7 @@ run ─► core graph ─► deploy graph ─► parity ─► calibration ─�
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,11 @@ import numpy.typing as npt
 import onnx
 
 from segrd_edge.bundle import SUFFIX, write_bundle
-from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.cache import ObservationCache
-from segrd_edge.calibration.calibrate import DEFAULT_BUDGET, Calibration
-from segrd_edge.calibration.frames import DEFAULT_COUNT, CalibrationFrame, check_count, choose_frames
-from segrd_edge.calibration.improve import Improvement, check_improvements
-from segrd_edge.calibration.ladder import Scope
+from segrd_edge.calibration.calibrate import Calibration
+from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
 from segrd_edge.calibration.progress import Track, untracked
-from segrd_edge.calibration.ranges import DEFAULT_PERCENTILE, Method, check_method
+from segrd_edge.calibration.settings import DEFAULT_SETTINGS, Int8Settings
 from segrd_edge.errors import ExportError, OptionError
 from segrd_edge.frames import read_frame
 from segrd_edge.manifest import Manifest, Precision
@@ -56,7 +53,13 @@ class ExportResult:
     evaluations: dict[str, Evaluation]  # by precision, all from one source: `Evaluation.source`; may be empty
     graph_bytes: dict[Precision, int]
     calibration: Calibration | None  # None without INT8
+    settings: Int8Settings = DEFAULT_SETTINGS
     target: Target = CPU
+
+    @property
+    def plan_path(self) -> Path:
+        """Where `segrd-export` writes the plan of INT8, to be edited."""
+        return self.path.with_suffix(".plan.json")
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,8 @@ def export_bundle(
     out: str | Path,
     *,
     int8: bool = True,
+    settings: Int8Settings = DEFAULT_SETTINGS,
     data: str | Path | None = None,
-    calibration_images: int = DEFAULT_COUNT,
-    calibration_method: Method = "percentile",
-    int8_scope: Scope = "auto",
-    int8_plan: Mapping[str, Any] | None = None,
-    int8_budget: Budget = DEFAULT_BUDGET,
-    int8_improve: Sequence[Improvement] = (),
-    qat_minutes: float = 0.0,
     evaluate: bool = True,
     target: Target = CPU,
     cache: ObservationCache | None = None,
@@ -91,16 +88,8 @@ def export_bundle(
 
     Args:
         int8: add an INT8 graph, and make it the default if it stays close to float on the calibration frames.
+        settings: of INT8. Without it, their number of calibration frames still decides on float16.
         data: where the run's photographs are now; None is where training found them.
-        calibration_images: number of calibration frames, half of them with synthetic defects; see
-            `calibration.frames.check_count`. They decide on float16 too.
-        calibration_method: how INT8 scales are found, see `calibration.ranges.to_ranges`; "auto" tries for each tensor.
-        int8_scope: what INT8 covers, see `calibration.calibrate`.
-        int8_plan: says so layer by layer instead, as `calibration.plan.read_choices` gives it.
-        int8_budget: how far INT8 may move the results and how much faster it has to be.
-        int8_improve: what to do to the weights for INT8, see `calibration.improve`.
-        qat_minutes: fine-tune for INT8 for so long, see `training.qat`. What comes of it is taken where its INT8 graph
-            is nearer to the float graph of the run.
         evaluate: measure every graph on the folder's test photographs or, where there are no defects among them, on
             synthetic defects on the held-out photographs.
         target: for TensorRT, further graphs are added: fp16, and mixed where there is INT8.
@@ -114,11 +103,8 @@ def export_bundle(
         OptionError: an argument that cannot work.
     """
     out = _checked_name(out)
-    if int8_plan is not None and (not int8 or int8_scope != "auto"):
-        raise OptionError("a plan beside a scope or without INT8", fix="give the plan alone: it says what runs in INT8")
-    check_count(calibration_images)
-    check_method(calibration_method, DEFAULT_PERCENTILE)
-    _check_improve(int8_improve, qat_minutes)
+    if settings.plan is not None and not int8:
+        raise OptionError("a plan without INT8", expected="INT8: the plan says what runs in it")
     run = run if isinstance(run, Run) else Run.load(run)
     target.check(run.preprocess)
     photographs = _find_photographs(run, data, evaluate)
@@ -130,15 +116,11 @@ def export_bundle(
         float_graph,
         run.preprocess,
         target,
-        lambda: _choose(run, photographs, calibration_images, track=track),
+        lambda: _choose(run, photographs, settings.frames, track=track),
         int8=int8,
-        scope=int8_scope,
-        plan=int8_plan,
-        budget=int8_budget,
+        settings=settings,
         threshold=run.threshold["value"],
-        method=calibration_method,
-        improve=int8_improve,
-        tune=_tuner(run, photographs, qat_minutes),
+        tune=_tuner(run, photographs, settings.fine_tune_minutes),
         cache=cache,
         said=said,
         track=track,
@@ -163,6 +145,7 @@ def export_bundle(
         evaluations={p: judgement.evaluation for p, judgement in judgements.items() if judgement.evaluation},
         graph_bytes={p: len(members[graph_file(p)]) for p in graphs},
         calibration=calibration,
+        settings=settings,
         target=target,
     )
 
@@ -184,16 +167,6 @@ def _export_float(
     graph = build_deploy_graph(core, run.preprocess, run.map_spec)
     said(f"comparing it with torch on {len(golden)} golden images")
     return graph, check_parity(run.model, graph, run.preprocess, run.map_spec, golden)
-
-
-def _check_improve(improve: Sequence[Improvement], qat_minutes: float) -> None:
-    check_improvements(improve)
-    if qat_minutes < 0 or (qat_minutes and "levels" in improve):
-        raise OptionError(
-            f"fine-tuning for INT8 for {qat_minutes:g} minutes" + (" with levels" if "levels" in improve else ""),
-            expected="minutes from 0, and no levels: the fine-tune does not know of their factors",
-            fix="--qat-minutes without levels in --int8-improve",
-        )
 
 
 def _tuner(run: Run, photographs: _Photographs, minutes: float) -> Tune | None:

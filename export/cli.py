@@ -119,6 +119,7 @@ def command(
     from segrd_edge.calibration.budget import Budget
     from segrd_edge.calibration.cache import ObservationCache
     from segrd_edge.calibration.plan import read_choices
+    from segrd_edge.calibration.settings import Int8Settings
     from segrd_edge.training.run import Run
 
     from .build import build_here, check_lean
@@ -126,6 +127,15 @@ def command(
     from .target import Target
     from .verify import check_verify, verify_and_show
 
+    settings = Int8Settings(
+        frames=calibration_images,
+        method=cast(Any, calibration),
+        scope=cast(Any, int8_scope),
+        plan=None if plan is None else read_choices(plan),
+        budget=Budget(score_shift=max_score_shift, ap_drop=max_ap_drop, flip_rate=max_flip_rate, speedup=min_speedup),
+        improve=cast(Any, tuple(name for name in int8_improve.split(",") if name)),
+        fine_tune_minutes=qat_minutes,
+    )
     target = Target.choose(engine, None if frame is None else parse_frame_size(frame), batch)
     if lean:
         check_lean(target)
@@ -136,23 +146,15 @@ def command(
         loaded,
         out or Path(f"{run.resolve().name}.segrd"),
         int8=int8,
+        settings=settings,
         data=data,
-        calibration_images=calibration_images,
-        calibration_method=cast(Any, calibration),
-        int8_scope=cast(Any, int8_scope),
-        int8_plan=None if plan is None else read_choices(plan),
-        int8_budget=Budget(
-            score_shift=max_score_shift, ap_drop=max_ap_drop, flip_rate=max_flip_rate, speedup=min_speedup
-        ),
-        int8_improve=cast(Any, tuple(name for name in int8_improve.split(",") if name)),
-        qat_minutes=qat_minutes,
         target=target,
         cache=ObservationCache(),
         said=lambda line: console.print(line, markup=False),
         track=track,
     )
     if result.calibration is not None:
-        path = result.path.with_suffix(".plan.json")
+        path = result.plan_path
         console.print(f"writing {path}; edit it and export with --plan to say otherwise", markup=False, soft_wrap=True)
         result.calibration.plan.write(path)
     page = result.path.with_suffix(".html") if report else None

@@ -13,23 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.cache import ObservationCache
-from segrd_edge.calibration.calibrate import DEFAULT_BUDGET, Calibration, calibrate
+from segrd_edge.calibration.calibrate import Calibration, calibrate
 from segrd_edge.calibration.drift import Drift, Scale, Truth, measure_drift
 from segrd_edge.calibration.fine_tuning import Tuned, nearer
 from segrd_edge.calibration.frames import CalibrationFrame
-from segrd_edge.calibration.improve import Improvement
-from segrd_edge.calibration.ladder import Scope
 from segrd_edge.calibration.progress import Track, untracked
-from segrd_edge.calibration.ranges import Method, observe
+from segrd_edge.calibration.ranges import observe
 from segrd_edge.calibration.session import run_engine
+from segrd_edge.calibration.settings import DEFAULT_SETTINGS, Int8Settings
 from segrd_edge.engines import EngineOutput
 from segrd_edge.manifest import Precision
 from segrd_edge.preprocess import Preprocess
@@ -67,12 +64,8 @@ def build_graphs(
     frames: Callable[[], Sequence[CalibrationFrame]],
     *,
     int8: bool,
-    scope: Scope = "auto",
-    plan: Mapping[str, Any] | None = None,
-    budget: Budget = DEFAULT_BUDGET,
+    settings: Int8Settings = DEFAULT_SETTINGS,
     threshold: float | None = None,
-    method: Method = "percentile",
-    improve: Sequence[Improvement] = (),
     tune: Tune | None = None,
     cache: ObservationCache | None = None,
     said: Said = lambda line: None,
@@ -84,10 +77,8 @@ def build_graphs(
         float_graph: the deploy graph in float32.
         frames: gives the calibration frames; called where anything needs them.
         int8: add the INT8 graph, and for TensorRT the mixed one.
-        scope, plan, budget: what INT8 covers, see `calibration.calibrate` (`plan` is its `choices`).
+        settings: of INT8; its budget says of the mixed graph, too, whether it is safe.
         threshold: of the float graph, which tells how many verdicts INT8 turns.
-        method: how its scales are found, see `calibration.ranges`.
-        improve: see `calibration.improve`.
         tune: fine-tunes the network for its INT8 graph; that one is taken where it comes nearer to the float graph.
         cache: where what the frames show of the float graph is kept.
         track: wraps frames, for a progress bar.
@@ -108,22 +99,19 @@ def build_graphs(
         on_frames = partial(
             calibrate,
             frames=chosen,
-            budget=budget,
             threshold=threshold,
-            method=method,
-            improve=improve,
             also=also,
             cache=cache,
             said=said,
             track=track,
         )
-        calibration = on_frames(float_graph, scope=scope, choices=plan)
+        calibration = on_frames(float_graph, settings=settings)
         said(calibration.decision)
         if tune is not None:
             said("fine-tuning for INT8")
             tuned = tune(calibration.model)
-            choices, reference = calibration.plan.to_dict(), calibration.reference
-            other = on_frames(tuned.graph, choices=choices, reference=reference)
+            same_plan = replace(settings, scope="auto", plan=calibration.plan.to_dict())
+            other = on_frames(tuned.graph, settings=same_plan, reference=calibration.reference)
             calibration = nearer(calibration, other, tuned.minutes, tuned.steps)
             said(str(calibration.fine_tuning))
         graphs["int8"] = replace(
@@ -140,7 +128,7 @@ def build_graphs(
             sources["mixed"] = calibration.model
         for precision, source in sources.items():
             made = _for_tensorrt(source, preprocess, target, seen)
-            is_safe = budget.allows(made.drift) if made.drift is not None and precision == "mixed" else None
+            is_safe = settings.budget.allows(made.drift) if made.drift is not None and precision == "mixed" else None
             graphs[precision] = replace(made, is_safe=is_safe)
             said(f"{precision}: {_summary(graphs[precision])}")
     return graphs, calibration

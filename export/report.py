@@ -80,9 +80,7 @@ def _page(run: Run, result: ExportResult) -> dict[str, Any]:
         "checksums": records.checksums(bundle, run),
         "commands": records.commands(
             run,
-            result.path,
-            result.target,
-            int8="int8" in manifest.graphs,
+            result,
             synthetic=bool(sections.caution_of(evaluations)),
         ),
     }

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segrd_edge import machine
 from segrd_edge.bundle import Bundle
@@ -24,6 +24,9 @@ from .report_facts import module_totals
 from .report_latency import LatencyTable
 from .report_text import number, percent, plural, size
 from .target import Target
+
+if TYPE_CHECKING:
+    from .bundle import ExportResult
 
 _PACKAGES = ("segrd-edge", "numpy", "opencv-python-headless", "torch", "onnx", "onnxruntime", "openvino")
 _DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
@@ -186,18 +189,23 @@ def checksums(bundle: Bundle, run: Run) -> list[tuple[str, str]]:
     return [*rows, (f"teacher {teacher['name']}", teacher["sha256"])] if teacher else rows
 
 
-def commands(run: Run, bundle: Path, target: Target, *, int8: bool, synthetic: bool) -> list[str]:
+def commands(run: Run, result: ExportResult, *, synthetic: bool) -> list[str]:
     """What was typed, or could have been, to get here and to go on."""
-    data, folder, name = (shlex.quote(str(value)) for value in (run.config.data, run.folder, bundle))
-    precision = "--int8" if int8 else "--no-int8"
+    data, folder, name = (shlex.quote(str(value)) for value in (run.config.data, run.folder, result.path))
     return [
         " ".join(["segrd-train", data, "--out", folder, *_train_options(run)]),
-        " ".join(["segrd-export", folder, precision, *_target_options(target), f"--out {name}"]),
-        *([f"segrd-build {name}"] if target.is_tensorrt else []),
+        " ".join(["segrd-export", folder, *_export_options(result), f"--out {name}"]),
+        *([f"segrd-build {name}"] if result.target.is_tensorrt else []),
         f"segrd-eval {name} {data}{' --synthetic' if synthetic else ''}",
         f"segrd-bench {name}",
         f"segrd-inspect {name} FRAMES --out results",
     ]
+
+
+def _export_options(result: ExportResult) -> Iterable[str]:
+    yield "--int8" if result.calibration is not None else "--no-int8"
+    yield from result.settings.command_options(shlex.quote(str(result.plan_path)))
+    yield from _target_options(result.target)
 
 
 def _target_options(target: Target) -> Iterable[str]:

@@ -21,6 +21,7 @@ import onnx
 
 from segrd_edge.calibration.calibrate import calibrate
 from segrd_edge.calibration.frames import CalibrationFrame
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.errors import OptionError, SegrdError
 from segrd_edge.machine import package_version
 
@@ -72,7 +73,7 @@ def _ours(
     pythons: Mapping[str, Path],
 ) -> Quantised:
     wall, processor = time.perf_counter(), time.process_time()
-    calibration = calibrate(model, frames, scope=scope)
+    calibration = calibrate(model, frames, Int8Settings(scope=scope))
     return Quantised(
         calibration.model,
         time.perf_counter() - wall,

@@ -16,6 +16,7 @@ from segrd_edge.benchmarks.compare_cli import command, options_by_model
 from segrd_edge.benchmarks.side_by_side import measure_bundles
 from segrd_edge.bundle import Bundle
 from segrd_edge.calibration import frames as calibration_frames
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.console import build_app
 from segrd_edge.errors import DataError, OptionError, ThresholdError, TrainingError
 from segrd_edge.export import report_latency
@@ -64,7 +65,7 @@ def quick_export(interrupted_at: str = "") -> Callable[..., ExportResult]:
     def export(run: Run, *args: Any, **options: Any) -> ExportResult:
         if run.config.model == interrupted_at:
             raise KeyboardInterrupt
-        return export_bundle(run, *args, **options, calibration_images=8, int8_scope="all")
+        return export_bundle(run, *args, **options, settings=Int8Settings(frames=8, scope="all"))
 
     return export
 

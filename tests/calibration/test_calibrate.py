@@ -16,6 +16,7 @@ from segrd_edge.calibration.graph import read_graph, write_graph
 from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.ranges import observe
 from segrd_edge.calibration.session import run_engine
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.errors import OptionError
 
 
@@ -29,7 +30,7 @@ EVERYTHING_PASSES = Budget(score_shift=1, map_cosine=0)
 
 
 def test_auto_takes_all_where_the_drift_is_small(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
-    calibration = calibrate(model, frames, budget=EVERYTHING_PASSES)
+    calibration = calibrate(model, frames, Int8Settings(budget=EVERYTHING_PASSES))
     assert calibration.scope == "all"
     assert list(calibration.trials) == ["all"]
     assert calibration.plan.quantised == Plan.of(model).quantised
@@ -42,7 +43,7 @@ def test_auto_takes_all_where_the_drift_is_small(model: onnx.ModelProto, frames:
 
 
 def test_one_pass_serves_float16_too(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
-    calibration = calibrate(model, frames, method="percentile", percentile=99, also=["stem.out"])
+    calibration = calibrate(model, frames, Int8Settings(method="percentile", percentile=99), also=["stem.out"])
     assert "stem.out" not in calibration.ranges.largest  # it gets no scale
     images = [frame.image_bgr_u8 for frame in frames]
     assert calibration.largest["stem.out"] == observe(model, [], images, also=["stem.out"]).largest["stem.out"]
@@ -57,7 +58,7 @@ def test_one_pass_serves_float16_too(model: onnx.ModelProto, frames: list[Calibr
 def test_auto_falls_back_to_the_head_and_records_why(
     model: onnx.ModelProto, frames: list[CalibrationFrame], score: float, cosine: float
 ) -> None:
-    calibration = calibrate(model, frames, budget=Budget(score_shift=score, map_cosine=cosine))
+    calibration = calibrate(model, frames, Int8Settings(budget=Budget(score_shift=score, map_cosine=cosine)))
     assert calibration.scope == "head"
     assert list(calibration.trials) == ["all", "head"]
     assert calibration.drift is calibration.trials["head"]
@@ -77,15 +78,15 @@ def test_the_ladder_goes_from_everything_to_the_head_in_steps(
     for node in renamed.graph.node:
         node.name = node.name.replace("block.", "student.encoder.").replace("down.conv1", "student.decoder.stage4.0")
         node.name = node.name.replace("down.", "student.decoder.stage1.")
-    calibration = calibrate(renamed, frames, budget=NOTHING_PASSES)
+    calibration = calibrate(renamed, frames, Int8Settings(budget=NOTHING_PASSES))
     assert list(calibration.trials) == ["all", "no-fine", "no-decoder", "head"]
-    coarse = calibrate(renamed, frames, scope="no-fine").plan
+    coarse = calibrate(renamed, frames, Int8Settings(scope="no-fine")).plan
     assert set(coarse.quantised) == {
         "student.encoder.conv1", "student.encoder.conv2", "student.decoder.stage4.0", "head.fuse",
     }  # fmt: skip
-    encoder = calibrate(renamed, frames, scope="encoder").plan
+    encoder = calibrate(renamed, frames, Int8Settings(scope="encoder")).plan
     assert set(encoder.quantised) == {"student.encoder.conv1", "student.encoder.conv2"}
-    without = calibrate(renamed, frames, scope="no-decoder").plan
+    without = calibrate(renamed, frames, Int8Settings(scope="no-decoder")).plan
     assert set(without.quantised) == {"student.encoder.conv1", "student.encoder.conv2", "head.fuse"}
 
 
@@ -95,22 +96,22 @@ def test_without_a_head_the_ladder_ends_at_the_encoder(model: onnx.ModelProto, f
     for node in renamed.graph.node:
         node.name = node.name.replace("stem", "teacher.conv1").replace("block.", "student.encoder.")
         node.name = node.name.replace("down.", "student.decoder.stage3.").replace("head.", "student.decoder.stage1.")
-    calibration = calibrate(renamed, frames, budget=NOTHING_PASSES)
+    calibration = calibrate(renamed, frames, Int8Settings(budget=NOTHING_PASSES))
     assert list(calibration.trials) == ["all", "no-fine", "no-decoder", "encoder"]
     assert set(calibration.plan.quantised) == {"student.encoder.conv1", "student.encoder.conv2"}
 
 
 def test_a_named_scope_is_taken_whatever_its_drift(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
-    everything = calibrate(model, frames, scope="all", budget=NOTHING_PASSES)
+    everything = calibrate(model, frames, Int8Settings(scope="all", budget=NOTHING_PASSES))
     assert (everything.scope, everything.sensitivity) == ("all", [])
-    head = calibrate(model, frames, scope="head", budget=NOTHING_PASSES)
+    head = calibrate(model, frames, Int8Settings(scope="head", budget=NOTHING_PASSES))
     assert list(head.trials) == ["head"]
     assert head.plan.left_float["stem"] == "scope head: only head. is quantised"
 
 
 def test_method_and_percentile_are_passed_on(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
     wide, narrow = (
-        calibrate(model, frames, scope="all", method=method, percentile=90).ranges  # type: ignore[arg-type]
+        calibrate(model, frames, Int8Settings(scope="all", method=method, percentile=90)).ranges  # type: ignore[arg-type]
         for method in ("max", "percentile")
     )
     assert (narrow.method, narrow.percentile) == ("percentile", 90)
@@ -120,13 +121,13 @@ def test_method_and_percentile_are_passed_on(model: onnx.ModelProto, frames: lis
 
 def test_scopes_that_cannot_work(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
     with pytest.raises(OptionError, match="unknown INT8 scope 'some'"):
-        calibrate(model, frames, scope="some")  # type: ignore[arg-type]
+        calibrate(model, frames, Int8Settings(scope="some"))  # type: ignore[arg-type]
     headless = onnx.ModelProto()
     headless.CopyFrom(model)
     for node in headless.graph.node:
         node.name = node.name.replace("head.", "tail.")
     with pytest.raises(OptionError, match="'head' leaves no convolution to quantise"):
-        calibrate(headless, frames, scope="head")
+        calibrate(headless, frames, Int8Settings(scope="head"))
     assert calibrate(headless, frames[:2]).scope == "all"
 
 
@@ -150,7 +151,9 @@ def test_the_search_leaves_out_the_block_that_int8_destroys(
 ) -> None:
     broken = spoilt(model, "head.fuse")  # even the last rung of the ladder
     lines: list[str] = []
-    calibration = calibrate(broken, frames, method="max", budget=Budget(score_shift=0.02), said=lines.append)
+    calibration = calibrate(
+        broken, frames, Int8Settings(method="max", budget=Budget(score_shift=0.02)), said=lines.append
+    )
     assert list(calibration.trials) == ["all", "head", "search"]
     assert calibration.scope == "search"
     assert calibration.is_safe
@@ -166,7 +169,9 @@ def test_the_search_leaves_out_the_block_that_int8_destroys(
 
 def given(model: onnx.ModelProto, frames: list[CalibrationFrame], *float_nodes: str) -> Calibration:
     choices = Plan.of(model).to_dict()
-    return calibrate(model, frames, choices={**choices, **{name: {"float": "by hand"} for name in float_nodes}})
+    return calibrate(
+        model, frames, Int8Settings(plan={**choices, **{name: {"float": "by hand"} for name in float_nodes}})
+    )
 
 
 def test_a_plan_that_is_given_is_taken(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
@@ -175,7 +180,7 @@ def test_a_plan_that_is_given_is_taken(model: onnx.ModelProto, frames: list[Cali
     assert (calibration.scope, list(calibration.trials)) == ("plan", ["plan"])
     assert set(calibration.plan.quantised) == set(Plan.of(model).quantised) - {"down.conv2", "stem"}
     assert calibration.plan.left_float["stem"] == "by hand"
-    again = calibrate(model, frames, choices=calibration.plan.to_dict())
+    again = calibrate(model, frames, Int8Settings(plan=calibration.plan.to_dict()))
     assert again.model.SerializeToString() == calibration.model.SerializeToString()
     with pytest.raises(OptionError, match="leaves every convolution in float"):
         given(model, frames, *Plan.of(model).quantised)
@@ -186,16 +191,16 @@ def test_a_speed_that_is_not_in_reach_leaves_fp32_the_default(
 ) -> None:
     """Estimated first, and measured only where the estimate is enough."""
     monkeypatch.setattr(station, "measure_speedup", lambda *_: pytest.fail("measured"))
-    slow = calibrate(model, frames, scope="head", budget=Budget(1, 0, speedup=3.9))
+    slow = calibrate(model, frames, Int8Settings(scope="head", budget=Budget(1, 0, speedup=3.9)))
     assert (slow.is_safe, slow.is_fast, slow.speedup) == (True, False, None)
     assert "by its work 1." in slow.decision
     assert slow.decision.endswith("and 3.9 is not in reach within the limits, so fp32 stays the default")
     monkeypatch.setattr(station, "measure_speedup", lambda *_: 1.3)
-    measured = calibrate(model, frames, scope="all", budget=Budget(1, 0, speedup=1.5))
+    measured = calibrate(model, frames, Int8Settings(scope="all", budget=Budget(1, 0, speedup=1.5)))
     assert (measured.is_safe, measured.is_fast, measured.speedup) == (True, False, 1.3)
     assert "measured 1.30 times as fast as fp32, and 1.5 is not in reach" in measured.decision
     monkeypatch.setattr(station, "measure_speedup", lambda *_: 1.6)
-    assert calibrate(model, frames, scope="all", budget=Budget(1, 0, speedup=1.5)).is_fast
+    assert calibrate(model, frames, Int8Settings(scope="all", budget=Budget(1, 0, speedup=1.5))).is_fast
 
 
 def test_verdicts_and_defects_count_where_they_are_known(model: onnx.ModelProto, images: list[np.ndarray]) -> None:
@@ -204,8 +209,8 @@ def test_verdicts_and_defects_count_where_they_are_known(model: onnx.ModelProto,
         CalibrationFrame(image, Path("photo.png"), "0" * 64, "good" if mask is None else "synthetic", mask)
         for image, mask in zip(images, masks, strict=True)
     ]
-    scores = [output.score for output in calibrate(model, frames, scope="head").reference]
-    drift = calibrate(model, frames, scope="head", threshold=float(np.median(scores))).drift
+    scores = [output.score for output in calibrate(model, frames, Int8Settings(scope="head")).reference]
+    drift = calibrate(model, frames, Int8Settings(scope="head"), threshold=float(np.median(scores))).drift
     assert drift.flip_rate in {i / 6 for i in range(7)}
     assert drift.image_auroc_drop is not None
     assert drift.pixel_ap_drop is not None

@@ -15,6 +15,7 @@ from segrd_edge.calibration.drift import measure_drift
 from segrd_edge.calibration.fine_tuning import nearer
 from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.session import run_engine
+from segrd_edge.calibration.settings import Int8Settings
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def frames(images: list[np.ndarray]) -> list[CalibrationFrame]:
 
 @pytest.fixture(scope="module")
 def plain(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> Calibration:
-    return calibrate(model, frames, scope="all", engine="onnxruntime")
+    return calibrate(model, frames, Int8Settings(scope="all"), engine="onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def worse(model: onnx.ModelProto, frames: list[CalibrationFrame], plain: Calibra
     """Of a network that has changed in one bias, measured from the network before."""
     changed = correct_biases(model, {"head.fuse": np.full(16, 0.3)})
     choices, reference = plain.plan.to_dict(), plain.reference
-    return calibrate(changed, frames, choices=choices, reference=reference, engine="onnxruntime")
+    return calibrate(changed, frames, Int8Settings(plan=choices), reference=reference, engine="onnxruntime")
 
 
 def test_drift_is_measured_from_the_network_before(plain: Calibration, worse: Calibration) -> None:

@@ -10,14 +10,13 @@ from segrd_edge.calibration import improve
 from segrd_edge.calibration.bias import correct_biases
 from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.drift import Scale, Truth
-from segrd_edge.calibration.improve import check_improvements, levelled
+from segrd_edge.calibration.improve import levelled
 from segrd_edge.calibration.ladder import Attempt, Choice
 from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.quantise import tensors_to_calibrate
 from segrd_edge.calibration.ranges import observe, to_ranges
 from segrd_edge.calibration.session import run_engine
 from segrd_edge.calibration.trial import Trial
-from segrd_edge.errors import OptionError
 
 WRONG = 0.5
 
@@ -54,9 +53,3 @@ def test_levelled_computes_the_same(model: onnx.ModelProto, images: list[np.ndar
     assert largest[inner] != observe(even, [], images, also=[inner]).largest[inner]
     for before, after in zip(*(run_engine("onnxruntime", graph, images) for graph in (model, even)), strict=True):
         np.testing.assert_allclose(after.anomaly_map, before.anomaly_map, atol=2e-6)
-
-
-def test_unknown_improvements_are_refused() -> None:
-    check_improvements(["bias", "levels"])
-    with pytest.raises(OptionError, match="unknown INT8 improvement 'bia'"):
-        check_improvements(["bia"])

@@ -20,6 +20,7 @@ from segrd_edge import engines
 from segrd_edge.bundle import Bundle
 from segrd_edge.calibration import ranges
 from segrd_edge.calibration.cache import ObservationCache
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.detector import Detector
 from segrd_edge.engines import create
 from segrd_edge.errors import ExportError, OptionError, TrainingError
@@ -79,7 +80,7 @@ def result(run: Run, one_core: None, tmp_path_factory: pytest.TempPathFactory) -
     """Everything that a bundle can hold."""
     out = tmp_path_factory.mktemp("out") / "part.segrd"
     target = Target("tensorrt", FRAME_HW, 2)
-    return export_bundle(run, out, calibration_images=8, int8_scope="head", target=target)
+    return export_bundle(run, out, settings=Int8Settings(frames=8, scope="head"), target=target)
 
 
 def test_the_bundle_opens_and_says_what_happened(run: Run, result: ExportResult) -> None:
@@ -269,29 +270,16 @@ def test_a_wrong_name_is_refused_at_once(run: Run, tmp_path: Path) -> None:
 def test_a_plan_is_replayed_and_an_edited_one_followed(run: Run, result: ExportResult, tmp_path: Path) -> None:
     assert result.calibration is not None
     choices = {**result.calibration.plan.to_dict(), "head.out.0.0": {"float": "by hand"}}
-    options: dict[str, Any] = {"calibration_images": 8, "evaluate": False}
-    edited = export_bundle(run, tmp_path / "part.segrd", int8_plan=choices, **options).manifest.calibration
+    edited = export_bundle(
+        run, tmp_path / "part.segrd", settings=Int8Settings(8, plan=choices), evaluate=False
+    ).manifest.calibration
     assert edited is not None
     before = result.manifest.calibration
     assert before is not None
     assert (edited.scope, set(before.quantised) - set(edited.quantised)) == ("plan", {"head.out.0.0"})
     assert next(left.reason for left in edited.left_float if left.node == "head.out.0.0") == "by hand"
-    with pytest.raises(OptionError, match="a plan beside a scope"):
-        export_bundle(run, tmp_path / "x.segrd", int8_plan=choices, int8_scope="all")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"calibration_images": 513}, "513 calibration frames"),
-        ({"calibration_method": "kl"}, "unknown calibration method 'kl'"),
-    ],
-)
-def test_calibration_that_cannot_work_is_refused_at_once(
-    run: Run, tmp_path: Path, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(OptionError, match=message):
-        export_bundle(run, tmp_path / "part.segrd", **options, said=lambda line: pytest.fail("work was done"))
+    with pytest.raises(OptionError, match="a plan without INT8"):
+        export_bundle(run, tmp_path / "x.segrd", int8=False, settings=Int8Settings(plan=choices))
 
 
 def test_the_method_of_every_tensor_is_recorded_and_nothing_observed_twice(run: Run, tmp_path: Path) -> None:
@@ -301,9 +289,9 @@ def test_the_method_of_every_tensor_is_recorded_and_nothing_observed_twice(run: 
         told.append(description)
         return items
 
-    options: dict[str, Any] = {"calibration_images": 4, "int8_scope": "head", "evaluate": False}
+    auto = Int8Settings(4, method="auto", scope="head")
     cache = ObservationCache(tmp_path)
-    first = export_bundle(run, tmp_path / "a.segrd", **options, calibration_method="auto", cache=cache, track=track)
+    first = export_bundle(run, tmp_path / "a.segrd", settings=auto, evaluate=False, cache=cache, track=track)
     record = first.manifest.calibration
     assert record is not None
     assert first.calibration is not None
@@ -314,7 +302,9 @@ def test_the_method_of_every_tensor_is_recorded_and_nothing_observed_twice(run: 
     with pytest.MonkeyPatch.context() as patch:
         session = SimpleNamespace(run=lambda image: pytest.fail("a frame was observed again"))
         patch.setattr(ranges, "GraphSession", lambda *args: session)
-        again = export_bundle(run, tmp_path / "b.segrd", **options, calibration_method="mse", cache=cache)
+        again = export_bundle(
+            run, tmp_path / "b.segrd", settings=replace(auto, method="mse"), evaluate=False, cache=cache
+        )
     assert again.calibration is not None
     assert again.calibration.largest == first.calibration.largest
 

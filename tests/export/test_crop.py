@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.detector import Detector
 from segrd_edge.export.bundle import export_bundle
 from segrd_edge.export.target import Target
@@ -43,7 +44,7 @@ def test_the_crop_of_a_run_is_the_crop_of_its_bundle(tmp_path: Path) -> None:
     said: list[str] = []
     target = Target("tensorrt", frame_hw=(80, 80), batch=2)
     result = export_bundle(
-        run, tmp_path / "part.segrd", int8=False, target=target, calibration_images=4, said=said.append
+        run, tmp_path / "part.segrd", int8=False, target=target, settings=Int8Settings(frames=4), said=said.append
     )
     assert result.manifest.preprocess["crop_xywh"] == CROP_XYWH
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from segrd_edge.calibration.check import violations
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.detector import Detector
 from segrd_edge.export.bundle import export_bundle
 from segrd_edge.frames import read_frame
@@ -37,7 +38,7 @@ def test_from_photographs_to_the_detector(case: str, photos: Path, tmp_path: Pat
     )
     run = train(config, tmp_path / "run")
     assert run is not None
-    exported = export_bundle(run, tmp_path / "part.segrd", calibration_images=4, int8_scope="all", evaluate=False)
+    exported = export_bundle(run, tmp_path / "part.segrd", settings=Int8Settings(frames=4, scope="all"), evaluate=False)
     assert exported.calibration is not None
     assert violations(exported.calibration.model) == []
     assert len(exported.calibration.plan.quantised) > 0.8 * len(exported.calibration.plan.left_float)

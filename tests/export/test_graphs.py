@@ -19,6 +19,7 @@ from segrd_edge.calibration.drift import measure_drift
 from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.graph import read_graph, write_graph
 from segrd_edge.calibration.session import run_engine
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.errors import ExportError
 from segrd_edge.export import graphs as station
 from segrd_edge.export.fp16_plan import largest_activations
@@ -89,7 +90,15 @@ def test_whether_int8_is_safe_is_said_of_each_graph_that_has_it(
 ) -> None:
     lines: list[str] = []
     budget = Budget(score_shift=limit, map_cosine=0)
-    graphs, _ = build_graphs(model, PREPROCESS, Target("tensorrt"), frames, int8=True, budget=budget, said=lines.append)
+    graphs, _ = build_graphs(
+        model,
+        PREPROCESS,
+        Target("tensorrt"),
+        frames,
+        int8=True,
+        settings=Int8Settings(budget=budget),
+        said=lines.append,
+    )
     assert {precision: graph.is_safe for precision, graph in graphs.items()} == {
         "fp32": None, "int8": safe, "fp16": None, "mixed": safe,
     }  # fmt: skip
@@ -138,7 +147,9 @@ def test_a_range_that_the_float_graph_did_not_ask_for_is_observed(
     nodes["up"].inputs[1].values[0, 0, 0, 0] = 1e5
     nodes["head.fuse"].inputs[1].values[:, 0] = 0  # the loud channel goes nowhere
     loud = write_graph(graph)
-    graphs, _ = build_graphs(loud, PREPROCESS, Target("tensorrt"), frames, int8=True, scope="all")
+    graphs, _ = build_graphs(
+        loud, PREPROCESS, Target("tensorrt"), frames, int8=True, settings=Int8Settings(scope="all")
+    )
     assert graphs["fp16"].kept_fp32["up"].startswith("up.weight reaches 1e+05")
     assert graphs["mixed"].kept_fp32["up"].startswith("up.out reaches ")
 

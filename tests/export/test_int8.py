@@ -14,6 +14,7 @@ from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.quantise import quantise, tensors_to_calibrate
 from segrd_edge.calibration.ranges import Ranges
 from segrd_edge.calibration.session import run_engine
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
@@ -33,7 +34,7 @@ def frames(images: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def head(deploy: onnx.ModelProto, frames: list[CalibrationFrame]) -> Calibration:
-    return calibrate(deploy, frames, scope="head", method="max")
+    return calibrate(deploy, frames, Int8Settings(scope="head", method="max"))
 
 
 def test_all_of_destseg_obeys_the_rules(deploy: onnx.ModelProto) -> None:

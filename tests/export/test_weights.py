@@ -15,8 +15,7 @@ from segrd_edge.calibration.bias import correct_biases
 from segrd_edge.calibration.fine_tuning import Tuned
 from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.grids import grids_of
-from segrd_edge.errors import OptionError
-from segrd_edge.export.bundle import export_bundle
+from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.export.graphs import build_graphs
 from segrd_edge.export.target import CPU
 from segrd_edge.manifest import FineTuningRecord
@@ -51,7 +50,14 @@ def test_a_fine_tune_is_given_the_int8_graph_and_not_taken_where_it_is_worse(
         return Tuned(correct_biases(model, {"head.fuse": np.full(16, 0.5)}), minutes=0.5, steps=3)
 
     graphs, calibration = build_graphs(
-        model, Preprocess(SIZE_HW), CPU, frames, int8=True, scope="head", tune=tune, said=lines.append
+        model,
+        Preprocess(SIZE_HW),
+        CPU,
+        frames,
+        int8=True,
+        settings=Int8Settings(scope="head"),
+        tune=tune,
+        said=lines.append,
     )
     assert calibration is not None
     assert calibration.fine_tuning is not None
@@ -67,7 +73,7 @@ def test_a_fine_tune_is_given_the_int8_graph_and_not_taken_where_it_is_worse(
 def test_improvements_reach_the_calibration(model: onnx.ModelProto, frames: Any) -> None:
     preprocess = Preprocess(SIZE_HW)
     plain, improved = (
-        build_graphs(model, preprocess, CPU, frames, int8=True, scope="all", improve=improve)[1]
+        build_graphs(model, preprocess, CPU, frames, int8=True, settings=Int8Settings(scope="all", improve=improve))[1]
         for improve in ((), ("levels", "bias"))
     )
     assert plain is not None
@@ -75,16 +81,3 @@ def test_improvements_reach_the_calibration(model: onnx.ModelProto, frames: Any)
     assert plain.improved == []
     assert improved.improved[0] == "levels"
     assert improved.ranges.largest["block.conv1.relu.out"] != plain.ranges.largest["block.conv1.relu.out"]
-
-
-@pytest.mark.parametrize(
-    ("options", "what"),
-    [
-        ({"qat_minutes": -1.0}, "fine-tuning for INT8 for -1 minutes"),
-        ({"qat_minutes": 2.0, "int8_improve": ["levels"]}, "for 2 minutes with levels"),
-        ({"int8_improve": ["weights"]}, "unknown INT8 improvement 'weights'"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_the_run_is_read(tmp_path: Path, options: Any, what: str) -> None:
-    with pytest.raises(OptionError, match=what):
-        export_bundle(tmp_path / "no run", tmp_path / "part.segrd", **options)
