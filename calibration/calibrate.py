@@ -21,10 +21,11 @@ from .fine_tuning import FineTuning, larger
 from .frames import CalibrationFrame
 from .improve import levelled, with_corrected_biases
 from .ladder import PLAN, Attempt, Choice, Said, choose_plan, tried, usable_scopes
+from .methods import BETTER, drift_by_method
 from .plan import Plan
 from .progress import Track, untracked
 from .quantise import quantise, tensors_to_calibrate
-from .ranges import Ranges, observe
+from .ranges import Method, Ranges, observe
 from .sensitivity import Sensitivity
 from .settings import DEFAULT_SETTINGS, Int8Settings
 from .speed import measure_speedup
@@ -44,6 +45,7 @@ class Calibration:
     budget: Budget
     speedup: float | None  # fp32's time over INT8's, measured; only where the budget asks for one that is in reach
     largest: dict[str, float]  # largest magnitude of every activation that was observed, whatever INT8 clips
+    by_method: dict[Method, Drift]  # of the plan, by the way to find scales: the taken one first
     reference: Sequence[EngineOutput]  # what the float graph gave for the frames, and drift is measured from
     fine_tuning: FineTuning | None = None  # where there was one, whether it was taken or not
 
@@ -73,6 +75,13 @@ class Calibration:
     def sensitivity(self) -> list[Sensitivity]:
         """What each block alone does in INT8; empty where the plan needed no search."""
         return self.choice.sensitivity
+
+    @property
+    def better_method(self) -> Method | None:
+        """The way to find scales that takes the least of the budget, where that is clearly less than the taken one."""
+        costs = {method: self.budget.cost(drift) for method, drift in self.by_method.items()}
+        best = min(costs, key=costs.__getitem__)
+        return best if costs[best] < BETTER * costs[next(iter(costs))] else None
 
     @property
     def is_safe(self) -> bool:
@@ -162,7 +171,10 @@ def calibrate(
     )
     if "bias" in improve:
         trial, choice = with_corrected_biases(trial, choice, budget, track=track)
-    quantised = quantise(trial.model, ranges, choice.taken.plan)
+    taken = choice.taken
+    quantised = quantise(trial.model, ranges, taken.plan)
+    method = settings.method, taken.drift
+    others = observed.histograms, settings.percentile, largest
     return Calibration(
         model=quantised,
         frames=frames,
@@ -172,6 +184,7 @@ def calibrate(
         choice=choice,
         budget=budget,
         speedup=_speedup(model, quantised, trial, choice, budget),
+        by_method=drift_by_method(trial, taken.plan, method, *others, track=track),
         largest=larger({**observed.largest, **largest}, before),
         reference=reference,
     )

@@ -28,9 +28,7 @@ class Int8Settings:
     percentile: float = DEFAULT_PERCENTILE
     scope: Scope = "auto"  # what INT8 covers: one of `ladder.SCOPES`, or as much as the budget allows
     plan: Mapping[str, Any] | None = None  # says it layer by layer instead, as `plan.read_choices` gives it
-    budget: Budget = field(
-        default_factory=Budget
-    )  # how far INT8 may move results, how fast it has to be
+    budget: Budget = field(default_factory=Budget)  # how far INT8 may move results, how fast it has to be
     improve: tuple[Improvement, ...] = ()  # what to do to the weights, see `improve`
     fine_tune_minutes: float = 0.0  # of `training.qat`; taken where its INT8 graph is nearer to the run's float graph
 

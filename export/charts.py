@@ -7,7 +7,7 @@ CSS px.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -271,6 +271,42 @@ def scatter(
         drawn.append(_text(box[0], box[3] - 3, label, "label", "start"))
     drawn.append(_text((left + right) / 2, height - 4, x_label, "note", "middle"))
     return _svg(width, height, drawn, title)
+
+
+def agreement(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    thresholds: tuple[float, float],
+    axis: Axis,
+    *,
+    x_label: str,
+    y_label: str,
+    side: int = 340,
+) -> str:
+    """Scores of the same images from two graphs, tone → (x, y), on one axis for both, with each one's threshold.
+
+    What lies on the diagonal has not moved; what lies in the upper left or lower right field has another verdict.
+    """
+    left, right, top, bottom = 56, side - 12, 24, side - 44
+    xs, ys = (left, right), (bottom, top)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (float(axis.at(value)) for value in (x, y))
+        return xs[0] + across * (xs[1] - xs[0]), ys[0] + up * (ys[1] - ys[0])
+
+    x, y = place(*thresholds)
+    drawn = [
+        *_y_axis(axis, left, right, top, bottom),
+        *_x_axis(axis, left, right, top, bottom),
+        f'<path class="base" d="M{left} {bottom}L{right} {top}"/>',
+        f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>',
+        f'<line class="threshold" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>',
+    ]
+    for tone, pairs in points.items():
+        spots = [place(*pair) for pair in pairs]
+        drawn += [f'<circle class="{escape(tone)}" cx="{a:.1f}" cy="{b:.1f}" r="2.6"/>' for a, b in spots]
+    drawn.append(_text(left, 12, y_label, "note", "start"))
+    drawn.append(_text(right, side - 6, x_label, "note", "end"))
+    return _svg(side, side, drawn, f"{y_label} over {x_label}, with both thresholds")
 
 
 def _circle(mark: Mark, x: float, y: float) -> str:

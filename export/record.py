@@ -112,6 +112,7 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
         "equalised": calibration.equalised,
         "scope": calibration.scope,
         "drift": {scope: drift.to_dict() for scope, drift in calibration.trials.items()},
+        "drift_by_method": {method: drift.to_dict() for method, drift in calibration.by_method.items()},
         "budget": calibration.budget.to_dict(),
         "int8_share": calibration.int8_share,
         "speedup": calibration.speedup,

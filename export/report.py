@@ -24,6 +24,7 @@ from . import report_sections as sections
 from .page import render
 from .report_latency import LatencyTable, measure_latency
 from .report_pictures import synthetic_pictures
+from .report_precision import precision_section
 from .report_text import megabytes, plural, significant, size, training_time
 
 if TYPE_CHECKING:
@@ -67,12 +68,7 @@ def _page(run: Run, result: ExportResult) -> dict[str, Any]:
         "scores": sections.scores_section(run, manifest, evaluations, result.held_out_scores),
         "cases": sections.cases_section(run, manifest, evaluations),
         "metrics": {"names": list(sections.METRICS.values()), "rows": sections.metrics_section(manifest, evaluations)},
-        "verdict_changes": records.verdict_sentences(manifest),
-        "calibration": records.calibration_section(manifest.calibration, result.calibration)
-        if manifest.calibration
-        else None,
-        "float16": records.float16_section(manifest),
-        "graph_sizes": [(name, megabytes(count)) for name, count in result.graph_bytes.items()],
+        "precision": precision_section(manifest, result.calibration, evaluations, result.graph_bytes, latency),
         "parity": sections.parity_rows(manifest),
         "latency": _latency(latency),
         "environment": [*records.training_record(run), *records.environment()],

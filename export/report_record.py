@@ -1,28 +1,24 @@
-"""What the report takes from records rather than images: training log, calibration, latency, versions, commands."""
+"""What the report takes from records rather than images: training log, latency, versions, commands."""
 
 from __future__ import annotations
 
 import csv
 import platform
 import shlex
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segrd_edge import machine
 from segrd_edge.bundle import Bundle
-from segrd_edge.calibration.calibrate import Calibration
-from segrd_edge.manifest import CalibrationRecord, GraphRecord, LeftFloat, Manifest, VerdictChangesRecord
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.run import Run, RunConfig
 from segrd_edge.training.train import default_options
 
 from . import charts
-from .report_facts import module_totals
 from .report_latency import LatencyTable
-from .report_text import number, percent, plural, size
+from .report_text import percent, plural
 from .target import Target
 
 if TYPE_CHECKING:
@@ -55,103 +51,6 @@ def _read_log(path: Path) -> dict[str, list[tuple[int, float, float]]]:
     for step, row in sorted(rows.items()):
         phases.setdefault(row["phase"], []).append((step, float(row["loss"]), float(row["rate"])))
     return phases
-
-
-def calibration_section(record: CalibrationRecord, calibration: Calibration | None) -> dict[str, Any]:
-    """Frames by kind, method, convolutions per part of the network, what stays float and why, and the scopes tried."""
-    kinds = [frame.kind for frame in record.frames]
-    method = _method(record)
-    if record.equalised:
-        method += "; concatenated features are levelled by channel first and not clipped"
-    return {
-        "good": kinds.count("good"),
-        "synthetic": kinds.count("synthetic"),
-        "photographs": len({frame.file for frame in record.frames}),
-        "method": method,
-        "modules": module_totals(record.quantised, [left.node for left in record.left_float]),
-        "quantised": len(record.quantised),
-        "convolutions": len(record.quantised) + len(record.left_float),
-        "reasons": _by_reason(record.left_float),
-        "trials": _trials(calibration) if calibration else [],
-        "limits": str(calibration.budget) if calibration else "",
-        "share": None if record.int8_share is None else percent(record.int8_share),
-    }
-
-
-def _method(record: CalibrationRecord) -> str:
-    """How the scales were found; with "auto", how many tensors took which method."""
-    names = {"percentile": f"percentile {record.percentile:g}"} if record.percentile is not None else {}
-    if not record.tensor_methods:
-        return names.get(record.method, record.method)
-    counts = Counter(record.tensor_methods.values()).most_common()
-    shares = ", ".join(f"{names.get(method, method)} for {plural(count, 'tensor')}" for method, count in counts)
-    return f"{record.method}, by what each does to the output: {shares}"
-
-
-def _by_reason(nodes: Iterable[LeftFloat]) -> dict[str, list[str]]:
-    reasons: dict[str, list[str]] = {}
-    for left in nodes:
-        reasons.setdefault(left.reason, []).append(left.node)
-    return reasons
-
-
-def verdict_sentences(manifest: Manifest) -> list[str]:
-    """How many verdicts each precision turns."""
-    changes = {name: graph.verdict_changes for name, graph in manifest.graphs.items() if graph.verdict_changes}
-    return [_turned(name, record) for name, record in changes.items()]
-
-
-def _turned(name: str, changes: VerdictChangesRecord) -> str:
-    text = f"{name} and fp32, each with its own threshold, differ on {changes.held_out} of "
-    text += plural(changes.held_out_frames, "held-out photograph")
-    if changes.test is None:
-        return f"{text}."
-    return f"{text}, and on {changes.test} of {changes.test_frames} of the {changes.test_source}."
-
-
-def float16_section(manifest: Manifest) -> dict[str, Any]:
-    """Of the graphs with float16 layers: what each takes and how far it is from fp32; what keeps float32 and why."""
-    graphs = {name: graph for name, graph in manifest.graphs.items() if graph.kept_fp32 and graph.drift}
-    kept: list[tuple[list[str], dict[str, list[str]]]] = []  # names of the graphs that keep the same nodes
-    for name, graph in graphs.items():
-        reasons = _by_reason(graph.kept_fp32)
-        same = next((names for names, known in kept if known == reasons), None)
-        if same is None:
-            kept.append(([name], reasons))
-        else:
-            same.append(name)
-    return {
-        "graphs": [_float16_row(name, graph) for name, graph in graphs.items()],
-        "unsafe": [name for name, graph in graphs.items() if graph.is_safe is False],
-        "kept": [(" and ".join(names), sum(map(len, reasons.values())), reasons) for names, reasons in kept],
-    }
-
-
-def _float16_row(name: str, graph: GraphRecord) -> dict[str, Any]:
-    item = "network image" if graph.frame_hw is None else "frame"
-    drift = graph.drift or {}
-    return {
-        "precision": name,
-        "takes": plural(graph.batch, item) + (f" of {size(graph.frame_hw)}" if graph.frame_hw else ""),
-        "figures": [number(drift.get(n)) for n in ("score_mean", "score_max", "map_cosine_mean", "map_cosine_min")],
-    }
-
-
-def _trials(calibration: Calibration) -> list[dict[str, Any]]:
-    return [
-        {
-            "scope": scope, "outcome": _outcome(calibration, scope),
-            "score_mean": number(drift.score_mean), "score_max": number(drift.score_max),
-            "cosine_mean": number(drift.map_cosine_mean), "cosine_min": number(drift.map_cosine_min),
-        }
-        for scope, drift in calibration.trials.items()
-    ]  # fmt: skip
-
-
-def _outcome(calibration: Calibration, scope: str) -> str:
-    if scope == calibration.scope:
-        return "exported" if calibration.is_safe else "exported, and moved too far"
-    return "kept, with less in INT8" if calibration.budget.allows(calibration.trials[scope]) else "moved too far"
 
 
 def latency_chart(table: LatencyTable) -> str:
@@ -203,7 +102,7 @@ def commands(run: Run, result: ExportResult, *, synthetic: bool) -> list[str]:
 
 
 def _export_options(result: ExportResult) -> Iterable[str]:
-    yield "--int8" if result.calibration is not None else "--no-int8"
+    yield "--int8" if "int8" in result.manifest.graphs else "--no-int8"
     yield from result.settings.command_options(shlex.quote(str(result.plan_path)))
     yield from _target_options(result.target)
 

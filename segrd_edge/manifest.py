@@ -182,6 +182,9 @@ class CalibrationRecord(Record):
     drift: dict[str, dict[str, float]] = Field(
         description="for each scope tried, how far its results on the calibration frames are from float"
     )
+    drift_by_method: dict[str, dict[str, float]] = Field(
+        default={}, description="the same of what was exported, by the method that finds the scales; `method` is first"
+    )
     budget: dict[str, float] = Field(
         default={}, description="limits of the drift and of the speed-up, as calibration.budget.Budget has them"
     )

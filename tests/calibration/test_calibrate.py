@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -214,3 +215,18 @@ def test_verdicts_and_defects_count_where_they_are_known(model: onnx.ModelProto,
     assert drift.flip_rate in {i / 6 for i in range(7)}
     assert drift.image_auroc_drop is not None
     assert drift.pixel_ap_drop is not None
+
+
+def test_other_ways_to_find_scales_are_tried_on_the_plan(
+    model: onnx.ModelProto, frames: list[CalibrationFrame]
+) -> None:
+    """Each as if it had been asked for; a clearly better one is named."""
+    narrow = Int8Settings(scope="all", method="percentile", percentile=60)
+    calibration = calibrate(model, frames, narrow)
+    assert list(calibration.by_method) == ["percentile", "max", "entropy", "mse"]
+    assert calibration.by_method["percentile"] == calibration.drift
+    widest = calibrate(model, frames, replace(narrow, method="max"))
+    assert calibration.by_method["max"] == widest.drift
+    assert calibration.drift.score_mean > widest.drift.score_mean  # it clips two fifths of the values
+    assert calibration.better_method in ("max", "entropy", "mse")
+    assert replace(calibration, by_method={"max": widest.drift, "mse": widest.drift}).better_method is None

@@ -24,7 +24,7 @@ from segrd_edge.export.bundle import ExportResult
 from segrd_edge.export.report import _typical_frame, write_report
 from segrd_edge.export.report_facts import Errors, Share, answer, choose_cases, compare, count_errors
 from segrd_edge.export.report_pictures import case_pictures
-from segrd_edge.export.report_record import calibration_section
+from segrd_edge.export.report_precision import _calibration
 from segrd_edge.export.target import Target
 from segrd_edge.frames import read_frame
 from segrd_edge.manifest import CalibrationRecord, LeftFloat, Manifest
@@ -157,6 +157,7 @@ def test_float16_layers_and_the_target_are_explained(make: Any, tmp_path: Path) 
         target=target,
         held_out_scores={**result.held_out_scores, **dict.fromkeys(("fp16", "mixed"), HELD_OUT["fp32"])},
         evaluations={**result.evaluations, **dict.fromkeys(("fp16", "mixed"), result.evaluations["fp32"])},
+        graph_bytes={**result.graph_bytes, "fp16": 5_500_000, "mixed": 4_500_000},
     )
     text = Page.of(write_report(tmp_path / "part.html", run, changed)).text
     assert "4 frames of 2448 × 2048" in text
@@ -173,6 +174,47 @@ def test_float16_layers_and_the_target_are_explained(make: Any, tmp_path: Path) 
     assert "segrd-build" not in plain
 
 
+def test_what_int8_does_and_what_else_was_tried_are_shown(make: Any, tmp_path: Path) -> None:
+    run, result = make()
+    drift = {"score_mean": 0.0123, "score_max": 0.2, "map_cosine_mean": 0.98, "map_cosine_min": 0.9}
+    blocks = [
+        {"block": "student.layer1.0", "nodes": ["student.a"], "macs": 300, "drift": {**drift, "score_mean": 0.0042}},
+        {"block": "head.fuse", "nodes": ["head.out"], "macs": 100, "drift": {**drift, "score_mean": 0.0777}},
+    ]
+    tuning = {"minutes": 1, "steps": 25, "before": drift, "after": {**drift, "score_mean": 0.0456}, "is_taken": False}
+    record = CalibrationRecord.model_validate({
+        **result.manifest.calibration.model_dump(), "sensitivity": blocks, "improved": ["bias"], "fine_tuning": tuning,
+        "drift_by_method": {"percentile": drift, "max": {**drift, "score_mean": 0.0088}},
+    })  # fmt: skip
+    found = _calibration(record, None)
+    assert [(method, figures[0]) for method, figures in found["methods"]["rows"]] == [
+        ("percentile", "0.0123"), ("max", "0.0088"),
+    ]  # fmt: skip
+    assert "0.0042, 75 % of the work, INT8" in found["sensitivity"]
+    assert "0.0777, 25 % of the work, float" in found["sensitivity"]
+    assert found["weights"][0] == "Biases take up INT8's mean shift."
+    assert found["weights"][1].endswith("0.0123 before, mean |Δscore| 0.0456 after; the result was not taken.")
+    manifest = result.manifest.model_copy(update={"calibration": record})
+    html = write_report(tmp_path / "part.html", run, replace(result, manifest=manifest))
+    text = Page.of(html).text
+    assert "INT8 is the default on a processor." in text
+    assert "The same layers with scales found in other ways" in text
+    assert "What each block does alone" in text
+    # A mark per image: 4 good ones, 5 defects.
+    marks = re.findall(r'<circle class="(good|defect)"', html.read_text(encoding="utf-8"))
+    assert (marks.count("good"), marks.count("defect")) == (4, 5)
+
+
+def test_scores_that_have_not_moved_lie_on_the_diagonal() -> None:
+    axis = charts.Axis(0, 1)
+    svg = charts.agreement({"good": [(0.25, 0.25), (0.75, 0.5)]}, (0.5, 0.6), axis, x_label="before", y_label="after")
+    (x0, y0), (x1, y1) = ((float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg))
+    left, bottom, right, top = map(float, re.findall(r"M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)", svg)[0])
+    assert (x0 - left) / (right - left) == pytest.approx((bottom - y0) / (bottom - top), abs=1e-3)
+    assert (x1 - left) / (right - left) == pytest.approx(0.75, abs=1e-3)
+    assert (bottom - y1) / (bottom - top) == pytest.approx(0.5, abs=1e-3)
+
+
 def test_methods_of_calibration_are_counted() -> None:
     fields: dict[str, Any] = {
         "method": "auto", "percentile": 99.9, "equalised": ["c"], "scope": "all", "drift": {}, "frames": [],
@@ -180,11 +222,11 @@ def test_methods_of_calibration_are_counted() -> None:
     }  # fmt: skip
     methods = {"a": "percentile", "b": "max", "d": "percentile"}
     record = CalibrationRecord.model_validate({**fields, "tensor_methods": methods})
-    assert calibration_section(record, None)["method"].startswith(
+    assert _calibration(record, None)["method"].startswith(
         "auto, by what each does to the output: percentile 99.9 for 2 tensors, max for 1 tensor; concatenated"
     )
     alone = CalibrationRecord.model_validate({**fields, "method": "mse", "percentile": None, "equalised": []})
-    assert calibration_section(alone, None)["method"] == "mse"
+    assert _calibration(alone, None)["method"] == "mse"
 
 
 def test_a_crop_and_what_it_leaves_out(make: Any, tmp_path: Path) -> None:

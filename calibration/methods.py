@@ -1,0 +1,46 @@
+"""What each way to find scales does to the plan that was taken: whether another `--calibration` would have done better.
+
+The histograms are there already, so that a method costs one trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import get_args
+
+from .drift import Drift
+from .histogram import Histogram
+from .plan import Plan
+from .progress import Track, untracked
+from .ranges import FixedMethod, Method, to_ranges
+from .trial import Trial
+
+BETTER = 0.8  # of the taken method's share of the budget: another that takes less than this is worth a word
+
+
+def drift_by_method(
+    trial: Trial,
+    plan: Plan,
+    taken: tuple[Method, Drift],
+    histograms: Mapping[str, Histogram],
+    percentile: float,
+    unclipped: Mapping[str, float],
+    *,
+    track: Track = untracked,
+) -> dict[Method, Drift]:
+    """Method → drift of `plan` on the trial's frames, the taken method first, all others but "auto" behind it.
+
+    Args:
+        taken: the method behind the trial's ranges, and its drift.
+        histograms: of the tensors that get a scale.
+        unclipped: largest magnitudes of tensors that no method clips, see `calibration.equalise`.
+        track: wraps the methods, for a progress bar.
+    """
+    found: dict[Method, Drift] = {taken[0]: taken[1]}
+    others: list[FixedMethod] = [method for method in get_args(FixedMethod) if method != taken[0]]
+    for method in track(others, "comparing with other calibrators"):
+        ranges = to_ranges(histograms, method, percentile)
+        ranges = replace(ranges, largest={**ranges.largest, **unclipped})
+        found[method] = replace(trial, ranges=ranges)(plan)
+    return found

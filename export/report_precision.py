@@ -1,0 +1,254 @@
+"""The report's section on precisions: what INT8 and float16 do to the results, and why they cover what they do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from segrd_edge.calibration.budget import Budget
+from segrd_edge.calibration.calibrate import Calibration
+from segrd_edge.manifest import CalibrationRecord, GraphRecord, LeftFloat, Manifest, Precision, VerdictChangesRecord
+from segrd_edge.training.evaluate import Evaluation
+
+from . import charts
+from .report_facts import change, module_totals
+from .report_latency import LatencyTable
+from .report_text import UNKNOWN, megabytes, number, percent, plural, signed, size
+
+_REFERENCE: Precision = "fp32"
+_DRIFT = ("score_mean", "score_max", "map_cosine_mean", "map_cosine_min")
+
+
+def precision_section(
+    manifest: Manifest,
+    calibration: Calibration | None,
+    evaluations: Mapping[str, Evaluation],
+    graph_bytes: Mapping[Any, int],
+    latency: LatencyTable,
+) -> dict[str, Any]:
+    """Is INT8 safe for this part? A row per precision, the scores of each against fp32's, and how INT8 came about."""
+    others = [name for name in manifest.graphs if name != _REFERENCE]
+    engines = list(dict.fromkeys(row.engine for row in latency.rows))
+    return {
+        "headline": _headline(manifest, calibration),
+        "engines": engines,
+        "rows": [
+            _row(name, manifest, evaluations, graph_bytes[name], [_median_ms(latency, e, name) for e in engines])
+            for name in manifest.graphs
+        ],
+        "agreement": [_agreement(manifest, evaluations, name) for name in others if name in evaluations],
+        "verdict_changes": _verdict_sentences(manifest),
+        "int8": _calibration(manifest.calibration, calibration) if manifest.calibration else None,
+        "float16": _float16(manifest),
+    }
+
+
+def _headline(manifest: Manifest, calibration: Calibration | None) -> str:
+    """Whether INT8 is what a processor runs, and why, from the very words of the export."""
+    if manifest.calibration is None:
+        return ""
+    chosen = manifest.default_precision == "int8"
+    answer = "INT8 is the default on a processor" if chosen else "INT8 is in the bundle, but fp32 stays the default"
+    if calibration is None:
+        return f"{answer}."
+    if chosen:
+        share = percent(calibration.int8_share, 2)
+        return f"{answer}: with {share} of the work in it, the results keep within the limits ({calibration.budget})."
+    breaches = calibration.budget.breaches(calibration.drift)
+    reason = "; ".join(breaches) if breaches else f"it is {calibration.reached_speedup:.2g} times as fast as fp32"
+    asked = "" if breaches else f", and {calibration.budget.speedup:g} times was asked for"
+    return f"{answer}: {reason}{asked}."
+
+
+def _row(
+    name: Precision, manifest: Manifest, evaluations: Mapping[str, Evaluation], count: int, medians: list[float | None]
+) -> dict[str, Any]:
+    graph, changes = manifest.graphs[name], manifest.graphs[name].verdict_changes
+    turned = UNKNOWN if changes is None else f"{changes.held_out} of {changes.held_out_frames}"
+    if changes is not None and changes.test is not None:
+        turned += f", {changes.test} of {changes.test_frames}"
+    return {
+        "precision": name,
+        "is_default": name == manifest.default_precision,
+        "score_mean": number((graph.drift or {}).get("score_mean")),
+        "turned": turned,
+        "metrics": [_metric(metric, name, evaluations) for metric in ("image_auroc", "pixel_ap", "aupro")],
+        "size": megabytes(count),
+        "medians": [UNKNOWN if value is None else f"{value:.1f}" for value in medians],
+    }
+
+
+def _metric(metric: str, name: str, evaluations: Mapping[str, Evaluation]) -> tuple[str, str]:
+    """The value, and its difference from fp32's."""
+    values = {other: getattr(found.metrics, metric) for other, found in evaluations.items()}
+    if name not in values:
+        return UNKNOWN, ""
+    return number(values[name]), "" if name == _REFERENCE else signed(change(values[_REFERENCE], values[name]), 3)
+
+
+def _median_ms(latency: LatencyTable, engine: str, precision: str) -> float | None:
+    return next((row.median_ms for row in latency.rows if (row.engine, row.precision) == (engine, precision)), None)
+
+
+def _agreement(manifest: Manifest, evaluations: Mapping[str, Evaluation], name: Precision) -> dict[str, Any]:
+    """Every image's score with `name` over its score with fp32, with both thresholds."""
+    before, after = evaluations[_REFERENCE], evaluations[name]
+    points = {
+        tone: [
+            (a.score, b.score)
+            for a, b in zip(before.frames, after.frames, strict=True)
+            if a.photo.is_defect == (tone == "defect")
+        ]
+        for tone in ("good", "defect")
+    }
+    thresholds = manifest.graphs[_REFERENCE].threshold.value, manifest.graphs[name].threshold.value
+    axis = charts.score_axis([[s for pair in pairs for s in pair] for pairs in points.values() if pairs], thresholds[0])
+    return {
+        "precision": name,
+        "source": after.source,
+        "chart": charts.agreement(points, thresholds, axis, x_label="score with fp32", y_label=f"score with {name}"),
+        "scale": axis.kind,
+    }
+
+
+def _calibration(record: CalibrationRecord, calibration: Calibration | None) -> dict[str, Any]:
+    """Frames by kind, method, convolutions per part of the network, what stays float and why, and the scopes tried."""
+    kinds = [frame.kind for frame in record.frames]
+    method = _method(record)
+    if record.equalised:
+        method += "; concatenated features are levelled by channel first and not clipped"
+    return {
+        "good": kinds.count("good"),
+        "synthetic": kinds.count("synthetic"),
+        "photographs": len({frame.file for frame in record.frames}),
+        "method": method,
+        "modules": module_totals(record.quantised, [left.node for left in record.left_float]),
+        "quantised": len(record.quantised),
+        "convolutions": len(record.quantised) + len(record.left_float),
+        "reasons": _by_reason(record.left_float),
+        "trials": _trials(calibration) if calibration else [],
+        "limits": str(Budget(**record.budget)),
+        "methods": _methods(record, calibration),
+        "sensitivity": _sensitivity(record),
+        "weights": _weights(record),
+        "share": None if record.int8_share is None else percent(record.int8_share),
+    }
+
+
+def _method(record: CalibrationRecord) -> str:
+    """How the scales were found; with "auto", how many tensors took which method."""
+    names = {"percentile": f"percentile {record.percentile:g}"} if record.percentile is not None else {}
+    if not record.tensor_methods:
+        return names.get(record.method, record.method)
+    counts = Counter(record.tensor_methods.values()).most_common()
+    shares = ", ".join(f"{names.get(method, method)} for {plural(count, 'tensor')}" for method, count in counts)
+    return f"{record.method}, by what each does to the output: {shares}"
+
+
+def _by_reason(nodes: Iterable[LeftFloat]) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for left in nodes:
+        reasons.setdefault(left.reason, []).append(left.node)
+    return reasons
+
+
+def _verdict_sentences(manifest: Manifest) -> list[str]:
+    """How many verdicts each precision turns."""
+    changes = {name: graph.verdict_changes for name, graph in manifest.graphs.items() if graph.verdict_changes}
+    return [_turned(name, record) for name, record in changes.items()]
+
+
+def _turned(name: str, changes: VerdictChangesRecord) -> str:
+    text = f"{name} and fp32, each with its own threshold, differ on {changes.held_out} of "
+    text += plural(changes.held_out_frames, "held-out photograph")
+    if changes.test is None:
+        return f"{text}."
+    return f"{text}, and on {changes.test} of {changes.test_frames} of the {changes.test_source}."
+
+
+def _float16(manifest: Manifest) -> dict[str, Any]:
+    """Of the graphs with float16 layers: what each takes and how far it is from fp32; what keeps float32 and why."""
+    graphs = {name: graph for name, graph in manifest.graphs.items() if graph.kept_fp32 and graph.drift}
+    kept: list[tuple[list[str], dict[str, list[str]]]] = []  # names of the graphs that keep the same nodes
+    for name, graph in graphs.items():
+        reasons = _by_reason(graph.kept_fp32)
+        same = next((names for names, known in kept if known == reasons), None)
+        if same is None:
+            kept.append(([name], reasons))
+        else:
+            same.append(name)
+    return {
+        "graphs": [_float16_row(name, graph) for name, graph in graphs.items()],
+        "unsafe": [name for name, graph in graphs.items() if graph.is_safe is False],
+        "kept": [(" and ".join(names), sum(map(len, reasons.values())), reasons) for names, reasons in kept],
+    }
+
+
+def _float16_row(name: str, graph: GraphRecord) -> dict[str, Any]:
+    item = "network image" if graph.frame_hw is None else "frame"
+    drift = graph.drift or {}
+    return {
+        "precision": name,
+        "takes": plural(graph.batch, item) + (f" of {size(graph.frame_hw)}" if graph.frame_hw else ""),
+        "figures": _drift_figures(drift),
+    }
+
+
+def _trials(calibration: Calibration) -> list[dict[str, Any]]:
+    return [
+        {
+            "scope": scope, "outcome": _outcome(calibration, scope),
+            "figures": _drift_figures(drift.to_dict()),
+        }
+        for scope, drift in calibration.trials.items()
+    ]  # fmt: skip
+
+
+def _outcome(calibration: Calibration, scope: str) -> str:
+    if scope == calibration.scope:
+        return "exported" if calibration.is_safe else "exported, and moved too far"
+    return "kept, with less in INT8" if calibration.budget.allows(calibration.trials[scope]) else "moved too far"
+
+
+def _drift_figures(drift: Mapping[str, float]) -> list[str]:
+    return [number(drift.get(name)) for name in _DRIFT]
+
+
+def _methods(record: CalibrationRecord, calibration: Calibration | None) -> dict[str, Any]:
+    """What the other ways to find scales would have done to the same plan, and whether one is clearly better."""
+    better = None if calibration is None else calibration.better_method
+    return {
+        "rows": [(method, _drift_figures(drift)) for method, drift in record.drift_by_method.items()],
+        "advice": "" if better is None else f"{better} moves the results less: segrd-export --calibration {better}.",
+    }
+
+
+def _sensitivity(record: CalibrationRecord) -> str:
+    """A bar for every block: how far it alone, in INT8, moves the scores. Empty where no search was needed."""
+    if not record.sensitivity:
+        return ""
+    int8, total = set(record.quantised), sum(block.macs for block in record.sensitivity)
+    groups: dict[str, list[charts.Bar]] = {}
+    for block in record.sensitivity:
+        value, share = block.drift["score_mean"], percent(block.macs / total, 2)
+        tone = "int8" if int8.issuperset(block.nodes) else "fp32"
+        note = f"{number(value)}, {share} of the work, {'INT8' if tone == 'int8' else 'float'}"
+        module, _, rest = block.block.partition(".")
+        groups.setdefault(module, []).append(charts.Bar(rest or module, value, value, note, f"bar-{tone}"))
+    return charts.grouped_bars(list(groups.items()), note_width=250)
+
+
+def _weights(record: CalibrationRecord) -> list[str]:
+    """What was done to the weights for INT8, in sentences."""
+    said = {
+        "levels": "The channels between convolutions were levelled.",
+        "bias": "Biases take up INT8's mean shift.",
+    }
+    sentences = [said.get(name, f"{name} was applied to the weights.") for name in record.improved]
+    if (tuning := record.fine_tuning) is not None:
+        moved = [f"mean |Δscore| {number(drift['score_mean'])}" for drift in (tuning.before, tuning.after)]
+        taken = "is what the bundle holds" if tuning.is_taken else "was not taken"
+        steps = plural(tuning.steps, "step")
+        sentences.append(f"Fine-tuning with INT8 for {steps}: {moved[0]} before, {moved[1]} after; the result {taken}.")
+    return sentences
