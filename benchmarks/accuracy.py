@@ -12,9 +12,7 @@ folder.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,12 +22,11 @@ import typer
 from segrd_edge.console import console
 from segrd_edge.errors import OptionError
 
-from .candidate import write_json
+from .accuracy_table import LATENCY_FILE, read_cells, write_table
+from .candidate import BUNDLE_FILE, write_json
 
 CATEGORIES = ("bottle", "fabric01", "fabric02", "ball_screw", "magnetic_tile", "commutator", "metal_plate")
-LATENCY_FILE = "latency.json"  # beside the cells
 FRAME_HW = (1024, 1024)  # of the latency run, as segrd-bench has it
-COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "iap", "iap90", "f1")
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("benchmarks/results/accuracy"),
     work: Annotated[Path, typer.Option(help="Where runs and bundles are written.")] = Path("runs/accuracy"),
     latency: Annotated[
-        bool, typer.Option("--latency", help="Time a bundle of every label in --out whose runs lie in --work.")
+        bool, typer.Option("--latency", help="Time the bundles of the cells in --out whose runs lie in --work.")
     ] = False,
 ) -> None:
     """Run the missing cells one after another, then write the table of all cells that are there."""
@@ -131,158 +128,29 @@ def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
 
 
 def measure_latency(out: Path, work: Path, threads: int) -> None:
-    """latency.json: one bundle of every label, in one run. Which category trained it makes no difference, but for what
-    of it INT8 covers.
+    """latency.json: the bundles of a category in one interleaved run, one category after the other.
 
     Raises:
         OptionError: no run of the cells in `out` lies in `work`.
     """
     from segrd_edge.bundle import Bundle
 
-    from .candidate import BUNDLE_FILE
     from .frames import golden_frames
     from .side_by_side import measure_bundles
 
-    cells: dict[str, dict[str, Any]] = {}  # label → the first of its cells that has a bundle
+    bundles: dict[str, dict[str, Path]] = {}  # category → label → bundle of its first seed
     for cell in read_cells(out):
-        if (work / cell["cell"] / BUNDLE_FILE).is_file():
-            cells.setdefault(cell["label"], cell)
-    if not cells:
+        path = work / cell["cell"] / BUNDLE_FILE
+        if path.is_file():
+            bundles.setdefault(cell["category"], {}).setdefault(cell["label"], path)
+    if not bundles:
         raise OptionError(f"--latency: {work} has no bundle of a cell in {out}", fix="say with --work where they are")
-    bundles = {label: work / cell["cell"] / BUNDLE_FILE for label, cell in cells.items()}
-    console.print(f"measuring the latency of {', '.join(cells)} in turn")
-    frames = golden_frames(Bundle.open(next(iter(bundles.values()))), FRAME_HW)
-    measured = measure_bundles(bundles, frames, threads=threads)
-    write_json(out / LATENCY_FILE, {"cells": {label: cell["cell"] for label, cell in cells.items()}, **measured})
-
-
-def read_cells(out: Path) -> list[dict[str, Any]]:
-    """The results of all cells that are there, sorted by name."""
-    files = sorted(path for path in out.glob("*.json") if path.name != LATENCY_FILE)
-    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
-
-
-def write_table(out: Path) -> None:
-    """table.md from the JSON files: size and latency of the models, then a row per cell and precision."""
-    cells = read_cells(out)
-    latency = out / LATENCY_FILE
-    measured = json.loads(latency.read_text(encoding="utf-8")) if latency.is_file() else None
-    lines = ["# Accuracy", "", *_models_table(cells, measured)]
-    for label in sorted({cell["label"] for cell in cells}):
-        lines += _label_table(label, [cell for cell in cells if cell["label"] == label])
-    lines += _comparison(cells)
-    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _models_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any] | None) -> list[str]:
-    """Weights and multiply-accumulates of every label whose cells have them, and latency where it was measured."""
-    models = {cell["label"]: cell["model"] for cell in cells if "model" in cell}
-    if not models:
-        return []
-    lines = [
-        "## Size and latency",
-        "",
-        *([latency_setting(latency), ""] if latency else []),
-        "| model | million weights | GMACs | fp32, ms | int8, ms | bundle of |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
-    ]
-    for label, model in sorted(models.items()):
-        size = f"{model['parameters'] / 1e6:.1f} | {model['gmacs']:.1f}"
-        times = [milliseconds(latency, label, precision) for precision in ("fp32", "int8")]
-        cell = latency["cells"].get(label, "–") if latency else "–"
-        lines.append(f"| {label} | {size} | {times[0]} | {times[1]} | {cell} |")
-    return [*lines, ""]
-
-
-def latency_setting(latency: dict[str, Any]) -> str:
-    """How `side_by_side.measure_bundles` measured, in a sentence."""
-    cpu, sizes = latency["environment"]["cpu"], latency["frames"]["sizes_hw"]
-    machine = f"{cpu['model']}, {cpu['cores']} cores"
-    frames = ", ".join(f"{width}×{height}" for height, width in sizes)
-    noisy = f", other programs busy in {latency['noisy_rounds']}" if latency["noisy_rounds"] else ""
-    return (
-        f"Median (p95) from the frame's bytes to the verdict: frames of {frames}, {latency['engine']} "
-        f"{latency['engine_version']}, threads: {latency['threads']}, {latency['samples']} samples each in "
-        f"{latency['rounds']} interleaved rounds{noisy}, {machine}, {latency['started'][:10]}."
-    )
-
-
-def milliseconds(latency: dict[str, Any] | None, label: str, precision: str) -> str:
-    """Median and p95 of one bundle and precision, for a table."""
-    for timed in latency["bundles"] if latency else ():
-        if (timed["bundle"], timed["precision"]) == (label, precision):
-            p95 = "" if timed["p95_ms"] is None else f" ({timed['p95_ms']:.1f})"
-            return f"{timed['median_ms']:.1f}{p95}"
-    return "–"
-
-
-def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:
-    first = cells[0]
-    clock = " of processor time" if first.get("clock") == "processor" else ""
-    budget = f"{first['minutes']:g} minutes{clock} of training on {first['threads']} thread(s) of: {first['machine']}."
-    settings = f"Teacher {first['teacher']['name']}, options {first['options'] or 'published'}, last checkpoint,"
-    dates = f"{min(c['date'] for c in cells)} to {max(c['date'] for c in cells)}."
-    lines = [
-        f"## {label}",
-        "",
-        f"{budget} {settings} nothing selected on the test images. {dates}",
-        "",
-        "INT8 covers what its row names. Where it moves the score on the calibration frames beyond the limit, the "
-        "bundle keeps fp32 as its default, and the INT8 row is what was refused.",
-        "",
-        _header(),
-        _rule(),
-    ]
-    for cell in cells:
-        precisions = cell["precisions"]
-        for precision, values in precisions.items():
-            lines.append(_row(cell, _described(cell, precision), [values.get(c) for c in COLUMNS]))
-        if "int8" in precisions:
-            change = [_difference(precisions["int8"].get(c), precisions["fp32"].get(c)) for c in COLUMNS]
-            lines.append(_row(cell, "int8 − fp32", change, sign="+"))
-    return [*lines, ""]
-
-
-def _described(cell: dict[str, Any], precision: str) -> str:
-    """The precision, what of the network it covers, and whether the bundle runs it unless told otherwise."""
-    scope = f", {cell['int8']['scope']}" if precision == "int8" else ""
-    return precision + scope + (" (default)" if precision == cell["default_precision"] else "")
-
-
-def _comparison(cells: Sequence[dict[str, Any]]) -> list[str]:
-    """What other settings change against the first label, where both trained the same category and seed; fp32."""
-    labels = sorted({cell["label"] for cell in cells}, key=lambda label: -sum(c["label"] == label for c in cells))
-    lines = []
-    for label in labels[1:]:
-        lines += [f"## {label} − {labels[0]}, fp32", "", _header(), _rule()]
-        for cell in (c for c in cells if c["label"] == label):
-            same = [
-                c
-                for c in cells
-                if (c["label"], c["category"], c["seed"]) == (labels[0], cell["category"], cell["seed"])
-            ]
-            for other in same:
-                pairs = [(cell["precisions"]["fp32"].get(c), other["precisions"]["fp32"].get(c)) for c in COLUMNS]
-                lines.append(_row(cell, "fp32", [_difference(a, b) for a, b in pairs], sign="+"))
-        lines.append("")
-    return lines
-
-
-def _header() -> str:
-    return "| category | seed | steps | precision | " + " | ".join(COLUMNS) + " |"
-
-
-def _rule() -> str:
-    return "| --- | ---: | ---: | --- | " + " | ".join("---:" for _ in COLUMNS) + " |"
-
-
-def _row(cell: dict[str, Any], precision: str, values: Sequence[float | None], sign: str = "") -> str:
-    numbers = " | ".join("–" if v is None else f"{v:{sign}.4f}" for v in values)
-    return f"| {cell['category']} | {cell['seed']} | {cell['steps']} | {precision} | {numbers} |"
-
-
-def _difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
+    measured = {}
+    for category, paths in bundles.items():
+        console.print(f"measuring the latency of {category}: {', '.join(paths)} in turn")
+        frames = golden_frames(Bundle.open(next(iter(paths.values()))), FRAME_HW)
+        measured[category] = measure_bundles(paths, frames, threads=threads)
+        write_json(out / LATENCY_FILE, measured)
 
 
 if __name__ == "__main__":

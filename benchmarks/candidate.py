@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segrd_edge import machine
+from segrd_edge.calibration.calibrate import Calibration
 from segrd_edge.export.bundle import ExportResult, export_bundle
 from segrd_edge.export.report_facts import Share, count_errors
 from segrd_edge.files import replacing
@@ -77,7 +78,18 @@ def describe(run: Run, exported: ExportResult) -> Record:
         "precisions": {precision: _figures(exported, precision) for precision in exported.manifest.graphs},
         "caution": evaluation.caution if evaluation else None,
         "default_precision": exported.manifest.default_precision,
-        "int8": None if calibration is None else {"scope": calibration.scope, **calibration.drift.to_dict()},
+        "int8": None if calibration is None else _int8(exported, calibration),
+    }
+
+
+def _int8(exported: ExportResult, calibration: Calibration) -> Record:
+    """What of the network it covers, and what it changes: on the calibration frames, and of the verdicts."""
+    changes = exported.manifest.graphs["int8"].verdict_changes
+    return {
+        "scope": calibration.scope,
+        "share": round(calibration.int8_share, 4),
+        "verdict_changes": changes and changes.model_dump(),
+        **calibration.drift.to_dict(),
     }
 
 

@@ -43,7 +43,8 @@ from segrd_edge.training.train import (
     write_inputs,
 )
 
-from .accuracy import FRAME_HW, LATENCY_FILE, find_category, latency_setting, milliseconds, read_cells
+from .accuracy import FRAME_HW, find_category
+from .accuracy_table import LATENCY_FILE, latency_setting, milliseconds, read_cells
 from .candidate import Record, describe, write_json
 from .frames import golden_frames
 from .side_by_side import measure_bundles

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from segrd_edge.benchmarks import accuracy, side_by_side
+from segrd_edge.benchmarks import accuracy, accuracy_table, side_by_side
 from segrd_edge.errors import OptionError
 
 from .made_up import summary
@@ -19,7 +19,7 @@ from .made_up import summary
 def cell(
     label: str = "imagenet", category: str = "bottle", image_auroc: float = 0.99, int8: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    fp32 = dict.fromkeys(accuracy.COLUMNS, 0.5) | {"image_auroc": image_auroc}
+    fp32 = dict.fromkeys(accuracy_table.COLUMNS, 0.5) | {"image_auroc": image_auroc}
     return {
         "cell": f"{label}-{category}-seed0",
         "category": category,
@@ -41,7 +41,7 @@ def cell(
 def table(folder: Path, *cells: dict[str, Any]) -> str:
     for one in cells:
         (folder / f"{one['cell']}.json").write_text(json.dumps(one))
-    accuracy.write_table(folder)
+    accuracy_table.write_table(folder)
     return (folder / "table.md").read_text()
 
 
@@ -65,16 +65,38 @@ def test_settings_are_compared_where_both_have_a_cell(tmp_path: Path) -> None:
 def test_size_and_latency_of_each_model(tmp_path: Path) -> None:
     models = {"model": {"name": "rd", "parameters": 18_226_593, "gmacs": 4.328}}
     latency = summary({}, {"rd": 60.0})["latency"]
-    latency |= {"cells": {"rd": "rd-bottle-seed0"}, "threads": 1, "started": "2026-01-02T03:04:05+00:00"}
-    (tmp_path / accuracy.LATENCY_FILE).write_text(json.dumps(latency))
+    latency |= {"threads": 1, "started": "2026-01-02T03:04:05+00:00"}
+    few = {**latency, "bundles": latency["bundles"][:1]}
+    (tmp_path / accuracy_table.LATENCY_FILE).write_text(json.dumps({"bottle": latency, "fabric01": few}))
     text = table(tmp_path, cell("rd") | models, cell("old"), cell("stfpm") | models)
-    assert "| rd | 18.2 | 4.3 | 60.0 (66.0) | 30.0 (33.0) | rd-bottle-seed0 |" in text
-    assert "| stfpm | 18.2 | 4.3 | – | – | – |" in text
+    assert "| rd | 18.2 | 4.3 | 60.0 (66.0) | 30.0 (33.0) |" in text
+    assert "| stfpm | 18.2 | 4.3 | – | – |" in text
     assert "| old | 18" not in text  # a file from before sizes were written down
     assert "frames of 700×700, openvino 2026.4, threads: 1, 30 samples each in 15 interleaved rounds, a proc" in text
+    assert "2026-01-02. Bundles of bottle." in text
 
 
-def test_latency_is_measured_of_one_bundle_per_label(
+def test_int8_is_held_to_its_aims(tmp_path: Path) -> None:
+    latency = summary({}, {"rd": 60.0, "slow": 50.0})["latency"]
+    latency |= {"threads": 1, "started": "2026-01-02T03:04:05+00:00"}
+    latency["bundles"][1]["median_ms"] = 20.0  # of rd, int8
+    (tmp_path / accuracy_table.LATENCY_FILE).write_text(json.dumps({"bottle": latency}))
+    changes = {"held_out": 0, "held_out_frames": 40, "test": 1, "test_frames": 100}
+    kept = {"scope": "all", "share": 0.98, "verdict_changes": changes}
+    cells = [
+        cell("rd", int8={"image_auroc": 0.988}) | {"int8": kept, "default_precision": "int8"},
+        cell("slow", int8={"image_auroc": 0.98, "pixel_ap": 0.48})
+        | {"int8": {**kept, "scope": "head", "verdict_changes": {**changes, "test": 2}}},
+        cell("old"),
+    ]
+    text = table(tmp_path, *cells)
+    assert "| rd | bottle | all | 98% | -0.0020 | +0.0000 | 1 of 100 | 3.00 |  |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| slow | bottle | head (fp32 stays the default)"))
+    assert row.endswith("| -0.0100 | -0.0200 | 2 of 100 | 2.00 | image AUROC, pixel AP, verdicts, speed |")
+    assert "| old | bottle | " not in text
+
+
+def test_latency_is_measured_category_by_category(
     tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(side_by_side, "measure_bundles", partial(side_by_side.measure_bundles, rounds=2))
@@ -82,18 +104,18 @@ def test_latency_is_measured_of_one_bundle_per_label(
     out.mkdir()
     with pytest.raises(OptionError, match="has no bundle of a cell"):
         accuracy.measure_latency(out, work, threads=1)
-    cells = [cell("a"), cell("a", "fabric01"), cell("b", "fabric01")]
+    cells = [cell("a"), cell("b"), cell("b", "fabric01")]
     for one in cells:
         (work / one["cell"]).mkdir(parents=True)
         shutil.copy(bundle_path, work / one["cell"] / "part.segrd")
     table(out, *cells)
     accuracy.measure_latency(out, work, threads=1)
-    measured = json.loads((out / accuracy.LATENCY_FILE).read_text())
-    assert measured["cells"] == {"a": "a-bottle-seed0", "b": "b-fabric01-seed0"}
-    timed = [(latency["bundle"], latency["precision"]) for latency in measured["bundles"]]
-    assert timed == [("a", "fp32"), ("a", "int8"), ("b", "fp32"), ("b", "int8")]
-    assert [latency["p95_ms"] for latency in measured["bundles"]] == [None] * 4  # of 4 samples
-    accuracy.write_table(out)  # which takes latency.json for no cell
+    measured = json.loads((out / accuracy_table.LATENCY_FILE).read_text())
+    timed = {name: [(b["bundle"], b["precision"]) for b in found["bundles"]] for name, found in measured.items()}
+    b = [("b", "fp32"), ("b", "int8")]
+    assert timed == {"bottle": [("a", "fp32"), ("a", "int8"), *b], "fabric01": b}
+    assert [latency["p95_ms"] for latency in measured["bottle"]["bundles"]] == [None] * 4  # of 4 samples
+    accuracy_table.write_table(out)  # which takes latency.json for no cell
 
 
 def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,191 @@
+"""The accuracy table as Markdown: what every model reaches, what INT8 changes of it, and how large and fast each is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LATENCY_FILE = "latency.json"  # beside the cells: category → what `side_by_side.measure_bundles` found
+COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "iap", "iap90", "f1")
+# What INT8 is held to: losses of image AUROC and pixel AP, share of verdicts that turn, times as fast as fp32.
+MOST_AUROC_LOST, MOST_AP_LOST, MOST_TURNED, LEAST_SPEEDUP = 0.003, 0.01, 0.01, 2.5
+
+
+def read_cells(out: Path) -> list[dict[str, Any]]:
+    """The results of all cells that are there, sorted by name."""
+    files = sorted(path for path in out.glob("*.json") if path.name != LATENCY_FILE)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+
+def write_table(out: Path) -> None:
+    """table.md from the JSON files: size and latency of the models, then a row per cell and precision."""
+    cells = read_cells(out)
+    file = out / LATENCY_FILE
+    latency = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    lines = ["# Accuracy", "", *_models_table(cells, latency), *_int8_table(cells, latency)]
+    for label in sorted({cell["label"] for cell in cells}):
+        lines += _label_table(label, [cell for cell in cells if cell["label"] == label])
+    lines += _comparison(cells)
+    (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _models_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any]) -> list[str]:
+    """Weights and multiply-accumulates of every label whose cells have them, and latency where it was measured: of the
+    category that has most labels."""
+    models = {cell["label"]: cell["model"] for cell in cells if "model" in cell}
+    if not models:
+        return []
+    category = max(latency, key=lambda name: len(latency[name]["bundles"]), default="")
+    measured = latency.get(category)
+    lines = [
+        "## Size and latency",
+        "",
+        *([f"{latency_setting(measured)} Bundles of {category}.", ""] if measured else []),
+        "| model | million weights | GMACs | fp32, ms | int8, ms |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for label, model in sorted(models.items()):
+        size = f"{model['parameters'] / 1e6:.1f} | {model['gmacs']:.1f}"
+        times = [milliseconds(measured, label, precision) for precision in ("fp32", "int8")]
+        lines.append(f"| {label} | {size} | {times[0]} | {times[1]} |")
+    return [*lines, ""]
+
+
+def _int8_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any]) -> list[str]:
+    """INT8 against fp32, and which of its aims each cell misses."""
+    rows = [cell for cell in cells if cell.get("int8") and "share" in cell["int8"]]
+    if not rows:
+        return []
+    lines = [
+        "## INT8 against fp32",
+        "",
+        f"The aims: at most {MOST_AUROC_LOST} image AUROC and {MOST_AP_LOST} pixel AP lost, at most {MOST_TURNED:.0%} "
+        f"of the test images with another verdict (each precision with its own threshold), at least {LEAST_SPEEDUP} "
+        "times as fast, medians of one interleaved run. Work is the share of the multiply-accumulates in INT8.",
+        "",
+        "| model | category | scope | work | Δ image AUROC | Δ pixel AP | other verdicts | times as fast | misses |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for cell in rows:
+        int8, before, after = cell["int8"], cell["precisions"]["fp32"], cell["precisions"]["int8"]
+        changes = int8["verdict_changes"]
+        auroc, ap = (_difference(after.get(name), before.get(name)) for name in ("image_auroc", "pixel_ap"))
+        speedup = _speedup(latency.get(cell["category"]), cell["label"])
+        aims = {
+            "image AUROC": auroc is not None and -auroc > MOST_AUROC_LOST,
+            "pixel AP": ap is not None and -ap > MOST_AP_LOST,
+            "verdicts": changes["test"] is not None and changes["test"] > MOST_TURNED * changes["test_frames"],
+            "speed": speedup is not None and speedup < LEAST_SPEEDUP,
+        }
+        refused = "" if cell["default_precision"] == "int8" else " (fp32 stays the default)"
+        turned = "–" if changes["test"] is None else f"{changes['test']} of {changes['test_frames']}"
+        fields = [
+            cell["label"], cell["category"], int8["scope"] + refused, f"{int8['share']:.0%}", _signed(auroc),
+            _signed(ap), turned, "–" if speedup is None else f"{speedup:.2f}",
+            ", ".join(name for name, missed in aims.items() if missed),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(fields)} |")
+    return [*lines, ""]
+
+
+def _speedup(latency: dict[str, Any] | None, label: str) -> float | None:
+    """fp32's median over INT8's."""
+    timed = {b["precision"]: b["median_ms"] for b in latency["bundles"] if b["bundle"] == label} if latency else {}
+    return timed["fp32"] / timed["int8"] if {"fp32", "int8"} <= timed.keys() else None
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.4f}"
+
+
+def latency_setting(latency: dict[str, Any]) -> str:
+    """How `side_by_side.measure_bundles` measured, in a sentence."""
+    cpu, sizes = latency["environment"]["cpu"], latency["frames"]["sizes_hw"]
+    machine = f"{cpu['model']}, {cpu['cores']} cores"
+    frames = ", ".join(f"{width}×{height}" for height, width in sizes)
+    noisy = f", other programs busy in {latency['noisy_rounds']}" if latency["noisy_rounds"] else ""
+    return (
+        f"Median (p95) from the frame's bytes to the verdict: frames of {frames}, {latency['engine']} "
+        f"{latency['engine_version']}, threads: {latency['threads']}, {latency['samples']} samples each in "
+        f"{latency['rounds']} interleaved rounds{noisy}, {machine}, {latency['started'][:10]}."
+    )
+
+
+def milliseconds(latency: dict[str, Any] | None, label: str, precision: str) -> str:
+    """Median and p95 of one bundle and precision, for a table."""
+    for timed in latency["bundles"] if latency else ():
+        if (timed["bundle"], timed["precision"]) == (label, precision):
+            p95 = "" if timed["p95_ms"] is None else f" ({timed['p95_ms']:.1f})"
+            return f"{timed['median_ms']:.1f}{p95}"
+    return "–"
+
+
+def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:
+    first = cells[0]
+    clock = " of processor time" if first.get("clock") == "processor" else ""
+    budget = f"{first['minutes']:g} minutes{clock} of training on {first['threads']} thread(s) of: {first['machine']}."
+    settings = f"Teacher {first['teacher']['name']}, options {first['options'] or 'published'}, last checkpoint,"
+    dates = f"{min(c['date'] for c in cells)} to {max(c['date'] for c in cells)}."
+    lines = [
+        f"## {label}",
+        "",
+        f"{budget} {settings} nothing selected on the test images. {dates}",
+        "",
+        "INT8 covers what its row names. Where it moves the score on the calibration frames beyond the limit, the "
+        "bundle keeps fp32 as its default, and the INT8 row is what was refused.",
+        "",
+        _header(),
+        _rule(),
+    ]
+    for cell in cells:
+        precisions = cell["precisions"]
+        for precision, values in precisions.items():
+            lines.append(_row(cell, _described(cell, precision), [values.get(c) for c in COLUMNS]))
+        if "int8" in precisions:
+            change = [_difference(precisions["int8"].get(c), precisions["fp32"].get(c)) for c in COLUMNS]
+            lines.append(_row(cell, "int8 − fp32", change, sign="+"))
+    return [*lines, ""]
+
+
+def _described(cell: dict[str, Any], precision: str) -> str:
+    """The precision, what of the network it covers, and whether the bundle runs it unless told otherwise."""
+    scope = f", {cell['int8']['scope']}" if precision == "int8" else ""
+    return precision + scope + (" (default)" if precision == cell["default_precision"] else "")
+
+
+def _comparison(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """What other settings change against the first label, where both trained the same category and seed; fp32."""
+    labels = sorted({cell["label"] for cell in cells}, key=lambda label: -sum(c["label"] == label for c in cells))
+    lines = []
+    for label in labels[1:]:
+        lines += [f"## {label} − {labels[0]}, fp32", "", _header(), _rule()]
+        for cell in (c for c in cells if c["label"] == label):
+            same = [
+                c
+                for c in cells
+                if (c["label"], c["category"], c["seed"]) == (labels[0], cell["category"], cell["seed"])
+            ]
+            for other in same:
+                pairs = [(cell["precisions"]["fp32"].get(c), other["precisions"]["fp32"].get(c)) for c in COLUMNS]
+                lines.append(_row(cell, "fp32", [_difference(a, b) for a, b in pairs], sign="+"))
+        lines.append("")
+    return lines
+
+
+def _header() -> str:
+    return "| category | seed | steps | precision | " + " | ".join(COLUMNS) + " |"
+
+
+def _rule() -> str:
+    return "| --- | ---: | ---: | --- | " + " | ".join("---:" for _ in COLUMNS) + " |"
+
+
+def _row(cell: dict[str, Any], precision: str, values: Sequence[float | None], sign: str = "") -> str:
+    numbers = " | ".join("–" if v is None else f"{v:{sign}.4f}" for v in values)
+    return f"| {cell['category']} | {cell['seed']} | {cell['steps']} | {precision} | {numbers} |"
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
