@@ -26,7 +26,6 @@ from .accuracy_table import LATENCY_FILE, read_cells, write_table
 from .candidate import BUNDLE_FILE, write_json
 
 CATEGORIES = ("bottle", "fabric01", "fabric02", "ball_screw", "magnetic_tile", "commutator", "metal_plate")
-FRAME_HW = (1024, 1024)  # of the latency run, as segrd-bench has it
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def measure_latency(out: Path, work: Path, threads: int) -> None:
     """
     from segrd_edge.bundle import Bundle
 
-    from .frames import golden_frames
+    from .frames import choose_frames
     from .side_by_side import measure_bundles
 
     bundles: dict[str, dict[str, Path]] = {}  # category → label → bundle of its first seed
@@ -148,7 +147,7 @@ def measure_latency(out: Path, work: Path, threads: int) -> None:
     measured = {}
     for category, paths in bundles.items():
         console.print(f"measuring the latency of {category}: {', '.join(paths)} in turn")
-        frames = golden_frames(Bundle.open(next(iter(paths.values()))), FRAME_HW)
+        frames = choose_frames(Bundle.open(next(iter(paths.values()))))
         measured[category] = measure_bundles(paths, frames, threads=threads)
         write_json(out / LATENCY_FILE, measured)
 

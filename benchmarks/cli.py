@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segrd_edge.console import console, emit_json, json_option, new_table, parse_frame_size, print_table
+from segrd_edge.errors import OptionError
 
 if TYPE_CHECKING:
+    from .arrivals import Arrivals
     from .latency_report import LatencyReport
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="The .segrd file.", show_default=False)],
+    bundle: Annotated[Path | None, typer.Argument(help="The .segrd file.", show_default=False)] = None,
     frame: Annotated[
         str | None,
         typer.Option(
@@ -39,33 +42,133 @@ def command(
         Path | None,
         typer.Option(help="The run that was exported: measure its eager torch model too; needs the train extra."),
     ] = None,
+    period: Annotated[
+        float | None,
+        typer.Option(
+            help="Run as a triggered line does: a frame every so many ms, and idle between them. One engine and "
+            "precision: the fastest, or those named."
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="The same with arrivals from a text file, a time in ms per line.")
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(help="With --period or --trace: ms from arrival to verdict; default is the (median) period."),
+    ] = None,
+    keep_warm: Annotated[
+        float | None, typer.Option(help="With --period or --trace: Detector's keep_warm_ms.", show_default=False)
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Compare two files that --json wrote: BEFORE AFTER.", show_default=False),
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained page with charts here.")] = None,
     json: Annotated[bool, json_option] = False,
 ) -> None:
-    """Measure every engine and precision from a frame's bytes to the verdict, in one interleaved run."""
-    from .latency import measure
-
-    # No progress bar: its refreshing thread would be measured too.
-    console.print("measuring ...")
-    report = measure(
-        bundle,
-        frame_hw=None if frame is None else parse_frame_size(frame),
-        rounds=rounds,
-        seconds=seconds,
-        threads=threads,
-        engines=engine,
-        precisions=precision,
-        frames=frames,
-        run=run,
-    )
-    _show(report, as_json=json)
+    """Measure every engine and precision from a frame's bytes to the verdict, in one interleaved run; or one of them at
+    the pace of a line."""
+    if compare is not None:
+        _compare(*compare, as_json=json)
+        return
+    if bundle is None:
+        raise OptionError("no bundle to measure", expected="a .segrd file, or --compare with two results")
+    common: dict[str, Any] = {
+        "frame_hw": None if frame is None else parse_frame_size(frame),
+        "threads": threads,
+        "frames": frames,
+    }
+    if period is None and trace is None:
+        if deadline is not None or keep_warm is not None:
+            raise OptionError("--deadline or --keep-warm without arrivals", expected="--period or --trace beside it")
+        own = {"rounds": rounds, "seconds": seconds, "engines": engine, "precisions": precision, "run": run}
+        found, page = _interleaved(bundle, common | own, as_json=json)
+    else:
+        if rounds is not None or run is not None:
+            raise OptionError("--rounds or --run with arrivals", expected="--seconds: one detector runs at their pace")
+        common |= {"engine": _only("--engine", engine), "precision": _only("--precision", precision)}
+        common |= {"deadline_ms": deadline, "keep_warm_ms": keep_warm}
+        found, page = _at_pace(bundle, _arrivals(period, trace, seconds), common, as_json=json)
     if html is not None:
         from .html import write_page
 
-        write_page(html, report)
+        write_page(html, page())
         console.print(f"page: {html}", markup=False, soft_wrap=True)
     if json:
-        emit_json(report.to_dict())
+        emit_json(found)
+
+
+_Found = tuple[dict[str, Any], Callable[[], str]]  # for JSON, and what makes the page
+
+
+def _interleaved(bundle: Path, options: dict[str, Any], *, as_json: bool) -> _Found:
+    from .html import render_page
+    from .latency import measure
+
+    console.print("measuring ...")  # no progress bar: its refreshing thread would be measured too
+    report = measure(bundle, **options)
+    _show(report, as_json=as_json)
+    return report.to_dict(), lambda: render_page(report)
+
+
+def _at_pace(bundle: Path, arrivals: Arrivals, options: dict[str, Any], *, as_json: bool) -> _Found:
+    from . import line_page
+    from .line import measure_line
+
+    console.print(f"{arrivals.times_ms.size} arrivals in {arrivals.times_ms[-1] / 1e3:.1f} s ...")
+    report = measure_line(bundle, arrivals, **options)
+    figures = line_page.rows(report)
+    table = new_table(f"{report.product}, {report.name}: from arrival to verdict, ms", "", *figures["latency"])
+    for name, cells in figures.items():
+        table.add_row(name, *cells.values(), style="bold" if name == "latency" else "")
+    print_table(table, as_json=as_json)
+    console.print(", ".join(line_page.setting(report)), markup=False)
+    console.print(line_page.headline(report), markup=False)
+    _warn(line_page.warnings(report))
+    return report.to_dict(), lambda: line_page.render_line_page(report)
+
+
+def _arrivals(period: float | None, trace: Path | None, seconds: float | None) -> Arrivals:
+    from .arrivals import Arrivals
+    from .latency import DEFAULT_SECONDS
+
+    if trace is None:
+        assert period is not None
+        return Arrivals.every(period, DEFAULT_SECONDS if seconds is None else seconds)
+    if period is not None:
+        raise OptionError("--period and --trace", expected="one of the two")
+    return Arrivals.read(trace).until(seconds)
+
+
+def _only(option: str, values: list[str] | None) -> str:
+    if values and len(values) > 1:
+        raise OptionError(f"{option} {', '.join(values)} with arrivals", expected="one: a single detector runs then")
+    return values[0] if values else "auto"
+
+
+def _compare(before: Path, after: Path, *, as_json: bool) -> None:
+    from . import figures
+    from .before_after import FIGURES, compare_files
+
+    comparison = compare_files(before, after)
+    table = new_table(f"{after} against {before}: ms before → after, and after / before", "", *FIGURES)
+    for change in comparison.changes:
+        ratios = {figure: change.ratio(figure) for figure in FIGURES}
+        cells = (
+            f"{figures.ms(change.before[figure])} → {figures.ms(change.after[figure])}\n"
+            + (figures.UNKNOWN if ratio is None else f"{ratio:.3f}")
+            for figure, ratio in ratios.items()
+        )
+        table.add_row(change.name, *cells)
+    print_table(table, as_json=as_json)
+    _warn(comparison.cautions)
+    if as_json:
+        emit_json(comparison.to_dict())
+
+
+def _warn(found: Iterable[str]) -> None:
+    for warning in found:
+        console.print(f"note: {warning}", style="yellow", markup=False)
 
 
 def _show(report: LatencyReport, *, as_json: bool) -> None:
@@ -84,5 +187,4 @@ def _show(report: LatencyReport, *, as_json: bool) -> None:
     print_table(table, as_json=as_json)
     console.print(f"{report.product}: {', '.join(figures.setting(report))}", markup=False)
     console.print(figures.headline(report), markup=False)
-    for warning in figures.warnings(report):
-        console.print(f"note: {warning}", style="yellow", markup=False)
+    _warn(figures.warnings(report))

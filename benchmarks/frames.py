@@ -15,6 +15,7 @@ from segrd_edge.errors import SegrdError
 from segrd_edge.frames import as_frame
 from segrd_edge.preprocess import Preprocess, shrink_or_grow
 
+DEFAULT_FRAME_HW = (1024, 1024)
 GOLDEN_FRAMES = 8
 MAX_FRAMES = 32  # of a folder: they are all held in memory, so that no disk is measured
 _NOISE_GREY_LEVELS = 4.0  # standard deviation of a camera's noise
@@ -32,6 +33,16 @@ class FrameSet:
     def sizes_hw(self) -> list[tuple[int, int]]:
         """The different sizes, smallest first."""
         return sorted({(frame.shape[0], frame.shape[1]) for frame in self.frames})
+
+
+def choose_frames(
+    bundle: Bundle, folder: str | Path | None = None, frame_hw: tuple[int, int] | None = None
+) -> FrameSet:
+    """`folder_frames`, or without a folder `golden_frames`, of 1024×1024 or what the crop needs where that is more."""
+    if folder is not None:
+        return folder_frames(folder, bundle, frame_hw)
+    height, width = Preprocess.from_dict(bundle.manifest.preprocess).least_frame_hw
+    return golden_frames(bundle, frame_hw or (max(height, DEFAULT_FRAME_HW[0]), max(width, DEFAULT_FRAME_HW[1])))
 
 
 def golden_frames(bundle: Bundle, frame_hw: tuple[int, int]) -> FrameSet:

@@ -32,8 +32,8 @@ from segrd_edge.files import replacing
 from segrd_edge.tensorrt import driver
 
 from . import environment, gpu_checks
-from .frames import golden_frames
-from .latency import DEFAULT_FRAME_HW, measure
+from .frames import DEFAULT_FRAME_HW, golden_frames
+from .latency import measure
 
 _FLAVOURS = ("tensorrt", "tensorrt-rtx")
 _NO_TENSORRT = "neither TensorRT nor TensorRT-RTX works here (segrd-doctor says why)"

@@ -43,10 +43,10 @@ from segrd_edge.training.train import (
     write_inputs,
 )
 
-from .accuracy import FRAME_HW, find_category
+from .accuracy import find_category
 from .accuracy_table import LATENCY_FILE, latency_setting, milliseconds, read_cells
 from .candidate import Record, describe, write_json
-from .frames import golden_frames
+from .frames import choose_frames
 from .side_by_side import measure_bundles
 
 # Name → options of the model. GMACs of the head at 64×64: 31.3, 6.9, 5.5, 2.3, 1.4, 1.4.
@@ -196,7 +196,7 @@ def time_heads(folder: Path, names: Sequence[str], threads: int) -> Record:
         console.print(f"exporting {name} to be timed")
         export_bundle(folder / name, timed, settings=Int8Settings(frames=FEWEST, scope="all"), evaluate=False)
         bundles[name] = timed
-    frames = golden_frames(Bundle.open(bundles[names[0]]), FRAME_HW)
+    frames = choose_frames(Bundle.open(bundles[names[0]]))
     return measure_bundles(bundles, frames, threads=threads)
 
 

@@ -1,8 +1,8 @@
-"""A latency report as one self-contained page. Needs nothing but the standard library, so a line PC can write it."""
+"""Latency reports as one self-contained page. Needs nothing but the standard library, so a line PC can write it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -18,12 +18,12 @@ from .latency_report import ContenderLatency, LatencyReport
 
 def render_page(report: LatencyReport) -> str:
     """The page's HTML."""
-    template = files("segrd_edge.benchmarks").joinpath("templates/latency.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
+    return fill(
+        "latency.html",
         product=escape(report.product),
-        facts=_items([report.bundle, report.model, *figures.setting(report), f"{report.started:%Y-%m-%d %H:%M} UTC"]),
+        facts=items([report.bundle, report.model, *figures.setting(report), f"{report.started:%Y-%m-%d %H:%M} UTC"]),
         headline=escape(figures.headline(report)),
-        warnings=_warnings(report),
+        warnings=warning_list(figures.warnings(report)),
         latency_table=_table(report, figures.latency),
         stage_table=_table(report, figures.stages),
         cost_table=_table(report, figures.costs),
@@ -37,11 +37,17 @@ def render_page(report: LatencyReport) -> str:
     )
 
 
-def write_page(path: str | Path, report: LatencyReport) -> None:
-    """Write the page; a file of this name is replaced at once or not at all."""
-    page = render_page(report).encode()
+def write_page(path: str | Path, page: str) -> None:
+    """Write a page; a file of this name is replaced at once or not at all."""
     with replacing(Path(path)) as file:
-        file.write(page)
+        file.write(page.encode())
+
+
+def fill(template: str, **values: Any) -> str:
+    """A page from a template of this package; the values are HTML already."""
+    folder = files("segrd_edge.benchmarks").joinpath("templates")
+    style = folder.joinpath("latency.css").read_text(encoding="utf-8")
+    return Template(folder.joinpath(template).read_text(encoding="utf-8")).substitute(style=style, **values)
 
 
 def _table(report: LatencyReport, columns: Callable[[ContenderLatency], dict[str, str]]) -> str:
@@ -62,9 +68,8 @@ def _histogram(contender: ContenderLatency) -> str:
     return f"<figure><figcaption><b>{escape(contender.name)}</b> {note}</figcaption>{chart}</figure>"
 
 
-def _warnings(report: LatencyReport) -> str:
-    found = figures.warnings(report)
-    return f'<ul class="warnings">{_items(found)}</ul>' if found else ""
+def warning_list(found: Sequence[str]) -> str:
+    return f'<ul class="warnings">{items(found)}</ul>' if found else ""
 
 
 def _environment(report: LatencyReport) -> str:
@@ -75,6 +80,11 @@ def _environment(report: LatencyReport) -> str:
         "noisy rounds": f"{report.noisy_rounds} of {report.rounds}",
         "measured in": f"{report.duration_s:.0f} s, loading included",
     }
+    return facts_table(rows)
+
+
+def facts_table(rows: Mapping[str, str]) -> str:
+    """A row per fact."""
     cells = (f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows.items())
     return f'<table class="facts-table"><tbody>{"".join(cells)}</tbody></table>'
 
@@ -105,5 +115,5 @@ def _pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _items(texts: Iterable[str]) -> str:
+def items(texts: Iterable[str]) -> str:
     return "".join(f"<li>{escape(text)}</li>" for text in texts)

@@ -16,13 +16,12 @@ from segrd_edge.preprocess import Preprocess
 
 from . import environment
 from .contenders import Contender, DetectorContender, TorchContender, choose
-from .frames import folder_frames, golden_frames
+from .frames import choose_frames
 from .latency_report import LatencyReport
 from .session import ContenderLog, Session
 
-__all__ = ["DEFAULT_FRAME_HW", "DEFAULT_SECONDS", "MIN_ROUNDS", "LatencyReport", "measure"]
+__all__ = ["DEFAULT_SECONDS", "MIN_ROUNDS", "LatencyReport", "measure"]
 
-DEFAULT_FRAME_HW = (1024, 1024)
 DEFAULT_SECONDS = 12.0
 MIN_ROUNDS = 2
 
@@ -65,11 +64,7 @@ def measure(
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     loaders = _loaders(bundle, engines, precisions, threads, run)
     preprocess = Preprocess.from_dict(bundle.manifest.preprocess)
-    frame_set = (
-        golden_frames(bundle, frame_hw or _default_frame_hw(preprocess))
-        if frames is None
-        else folder_frames(frames, bundle, frame_hw)
-    )
+    frame_set = choose_frames(bundle, frames, frame_hw)
     with ExitStack() as stack:
         session = Session(frame_set.frames, preprocess)
         skipped = load_all(session, loaders, stack)
@@ -94,11 +89,6 @@ def measure(
         started=started,
         duration_s=perf_counter() - start,
     )
-
-
-def _default_frame_hw(preprocess: Preprocess) -> tuple[int, int]:
-    (height, width), (least_h, least_w) = DEFAULT_FRAME_HW, preprocess.least_frame_hw
-    return max(height, least_h), max(width, least_w)
 
 
 def _check_budget(rounds: int | None, seconds: float | None) -> None:

@@ -126,6 +126,7 @@ class LatencyReport:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; durations in ms."""
         return {
+            "mode": "interleaved",
             "bundle": self.bundle,
             "product": self.product,
             "model": self.model,

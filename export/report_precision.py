@@ -8,7 +8,7 @@ from typing import Any
 
 from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.calibrate import Calibration
-from segrd_edge.manifest import CalibrationRecord, GraphRecord, LeftFloat, Manifest, Precision, VerdictChangesRecord
+from segrd_edge.manifest import CalibrationRecord, GraphRecord, LeftFloat, Manifest, Precision
 from segrd_edge.training.evaluate import Evaluation
 
 from . import charts
@@ -38,7 +38,6 @@ def precision_section(
             for name in manifest.graphs
         ],
         "agreement": [_agreement(manifest, evaluations, name) for name in others if name in evaluations],
-        "verdict_changes": _verdict_sentences(manifest),
         "int8": _calibration(manifest.calibration, calibration) if manifest.calibration else None,
         "float16": _float16(manifest),
     }
@@ -151,20 +150,6 @@ def _by_reason(nodes: Iterable[LeftFloat]) -> dict[str, list[str]]:
     for left in nodes:
         reasons.setdefault(left.reason, []).append(left.node)
     return reasons
-
-
-def _verdict_sentences(manifest: Manifest) -> list[str]:
-    """How many verdicts each precision turns."""
-    changes = {name: graph.verdict_changes for name, graph in manifest.graphs.items() if graph.verdict_changes}
-    return [_turned(name, record) for name, record in changes.items()]
-
-
-def _turned(name: str, changes: VerdictChangesRecord) -> str:
-    text = f"{name} and fp32, each with its own threshold, differ on {changes.held_out} of "
-    text += plural(changes.held_out_frames, "held-out photograph")
-    if changes.test is None:
-        return f"{text}."
-    return f"{text}, and on {changes.test} of {changes.test_frames} of the {changes.test_source}."
 
 
 def _float16(manifest: Manifest) -> dict[str, Any]:

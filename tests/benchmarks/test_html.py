@@ -94,6 +94,6 @@ def test_light_dark_and_paper(page: str) -> None:
 def test_the_page_replaces_an_older_one_and_leaves_nothing_else(report: LatencyReport, tmp_path: Path) -> None:
     path = tmp_path / "new" / "latency.html"
     for _ in range(2):
-        write_page(path, report)
+        write_page(path, render_page(report))
     assert [found.name for found in path.parent.iterdir()] == ["latency.html"]
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")

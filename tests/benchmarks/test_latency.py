@@ -71,8 +71,9 @@ def test_percentiles_that_need_more_samples_are_null_with_the_reason(report: Lat
 def test_json_shape(report: LatencyReport) -> None:
     values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert list(values) == [
-        *("bundle", "product", "model", "network_hw", "frames", "rounds", "samples", "unknown", "threads", "reference"),
-        *("fastest", "contenders", "skipped", "noisy_rounds", "other_cpu", "environment", "started", "duration_s"),
+        *("mode", "bundle", "product", "model", "network_hw", "frames", "rounds", "samples", "unknown", "threads"),
+        *("reference", "fastest", "contenders", "skipped", "noisy_rounds", "other_cpu", "environment", "started"),
+        "duration_s",
     ]
     assert values["network_hw"] == [64, 96]
     assert values["frames"]["sizes_hw"] == [[96, 160]]
@@ -161,9 +162,10 @@ def test_needs_nothing_but_the_runtime(bundle_path: Path, tmp_path: Path) -> Non
     blocked = ("torch", "onnx", "jinja2", "matplotlib", "scipy", "sklearn")
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
-        "from segrd_edge.benchmarks.html import write_page\n"
+        "from segrd_edge.benchmarks.html import render_page, write_page\n"
         "from segrd_edge.benchmarks.latency import measure\n"
-        f"write_page({str(page)!r}, measure({str(bundle_path)!r}, frame_hw=(64, 96), rounds=2))\n"
+        f"report = measure({str(bundle_path)!r}, frame_hw=(64, 96), rounds=2)\n"
+        f"write_page({str(page)!r}, render_page(report))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
