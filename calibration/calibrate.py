@@ -20,10 +20,10 @@ from .equalise import concatenations, equalise
 from .fine_tuning import FineTuning, larger
 from .frames import CalibrationFrame
 from .improve import levelled, with_corrected_biases
-from .ladder import PLAN, Attempt, Choice, Said, choose_plan, tried, usable_scopes
+from .ladder import PLAN, Attempt, Choice, choose_plan, tried, usable_scopes
 from .methods import BETTER, drift_by_method
 from .plan import Plan
-from .progress import Track, untracked
+from .progress import Said, Track, untracked
 from .quantise import quantise, tensors_to_calibrate
 from .ranges import Method, Ranges, observe
 from .sensitivity import Sensitivity

@@ -6,7 +6,7 @@ with it. So where the first of them fails, the search refines (`calibration.sear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -16,7 +16,7 @@ from .blocks import blocks_of, int8_share
 from .budget import Budget, estimated_speedup
 from .drift import Drift
 from .plan import Plan
-from .progress import Track, untracked
+from .progress import Said, Track, untracked
 from .search import search
 from .sensitivity import Sensitivity, measure_sensitivity
 from .trial import Trial
@@ -41,8 +41,6 @@ SCOPES: dict[str, tuple[str, ...]] = {
 # one the way to the bottleneck, behind which the decoder restores.
 _LAST_RESORT = {True: "head", False: "encoder"}
 LEAST_SHARE = 0.1  # a plan with less of the work in INT8 could be 1.08 times as fast at best, and is not worth having
-
-Said = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def choose_plan(
     blocks = blocks_of(trial.model, everything)
     said(f"{tried(attempts)}; searching, beginning with {len(blocks)} blocks one by one in INT8")
     sensitivity = measure_sensitivity(trial, everything, blocks, track=track)
-    found = search(trial, everything, sensitivity, budget)
+    found = search(trial, everything, sensitivity, budget, said=said)
     share = 0.0 if found is None else int8_share(trial.model, found.plan)
     if found is None or share <= (last.int8_share if fits else LEAST_SHARE):
         return Choice(name, attempts, sensitivity)

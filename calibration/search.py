@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from .budget import Budget
 from .drift import Drift
 from .plan import Plan
+from .progress import Said
 from .sensitivity import Sensitivity
 from .trial import Trial
 
@@ -39,14 +40,22 @@ class Found:
     drift: Drift  # on all frames of the trial
 
 
-def search(trial: Trial, everything: Plan, sensitivities: Sequence[Sensitivity], budget: Budget) -> Found | None:
+def search(
+    trial: Trial,
+    everything: Plan,
+    sensitivities: Sequence[Sensitivity],
+    budget: Budget,
+    *,
+    said: Said = lambda line: None,
+) -> Found | None:
     """The best plan that was found within `budget`; None where not even the least costly block is.
 
     Args:
         sensitivities: of the blocks of `everything`, which is known to exceed the budget.
+        said: called with a line about every candidate.
     """
     some = trial.on(FRAMES)
-    candidates = _Candidates(some, everything, sensitivities, budget)
+    candidates = _Candidates(some, everything, sensitivities, budget, said)
     chosen = _longest_and_more(candidates)
     if len(some.reference) < len(trial.reference):
         candidates.trial = trial
@@ -75,8 +84,10 @@ def _longest_and_more(candidates: _Candidates) -> tuple[int, ...]:
 class _Candidates:
     """Sets of blocks to run in INT8, as positions in `order`, and what is known of them."""
 
-    def __init__(self, trial: Trial, everything: Plan, sensitivities: Sequence[Sensitivity], budget: Budget) -> None:
-        self.trial, self.everything, self.budget = trial, everything, budget
+    def __init__(
+        self, trial: Trial, everything: Plan, sensitivities: Sequence[Sensitivity], budget: Budget, said: Said
+    ) -> None:
+        self.trial, self.everything, self.budget, self.said = trial, everything, budget, said
         # The least costly per multiply-accumulate first.
         self.order = sorted(sensitivities, key=lambda found: budget.cost(found.drift) / found.block.macs)
         self.drifts: dict[tuple[int, ...], Drift] = {}  # of the candidates that were tried
@@ -86,6 +97,7 @@ class _Candidates:
         """Try a candidate; the predictions learn from it."""
         drift = self.drifts[chosen] = self.trial(self.plan(chosen))
         allowed, cost = self.budget.allows(drift), self.budget.cost(drift)
+        self.said(f"{len(chosen)} of {len(self.order)} blocks in INT8: {drift}{'' if allowed else ', too far'}")
         self._correction = (cost if allowed or cost > 1 else _EXCESS) / max(self._sum(chosen), _TINY)
         return allowed
 

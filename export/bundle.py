@@ -20,7 +20,7 @@ from segrd_edge.bundle import SUFFIX, write_bundle
 from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.calibrate import Calibration
 from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
-from segrd_edge.calibration.progress import Track, untracked
+from segrd_edge.calibration.progress import Said, Track, untracked
 from segrd_edge.calibration.settings import DEFAULT_SETTINGS, Int8Settings
 from segrd_edge.errors import ExportError, OptionError
 from segrd_edge.frames import read_frame
@@ -32,7 +32,7 @@ from segrd_edge.training.synthetic_test import SyntheticFrame, synthetic_frames
 
 from .deploy import build_deploy_graph
 from .golden import differences, golden_outputs
-from .graphs import ExportGraph, Said, Tune, build_graphs
+from .graphs import ExportGraph, Tune, build_graphs
 from .judge import Judgement, judge
 from .onnx import export_core
 from .parity import check_parity

@@ -23,7 +23,7 @@ from segrd_edge.calibration.calibrate import Calibration, calibrate
 from segrd_edge.calibration.drift import Drift, Scale, Truth, measure_drift
 from segrd_edge.calibration.fine_tuning import Tuned, nearer
 from segrd_edge.calibration.frames import CalibrationFrame
-from segrd_edge.calibration.progress import Track, untracked
+from segrd_edge.calibration.progress import Said, Track, untracked
 from segrd_edge.calibration.ranges import observe
 from segrd_edge.calibration.session import run_engine
 from segrd_edge.calibration.settings import DEFAULT_SETTINGS, Int8Settings
@@ -38,7 +38,6 @@ from .frame_graph import build_frame_graph
 from .rounding import rounding
 from .target import Target
 
-Said = Callable[[str], None]
 Tune = Callable[[onnx.ModelProto], Tuned]  # of an INT8 graph
 
 

@@ -87,6 +87,8 @@ def read_pixels(path: str | Path) -> npt.NDArray[Any]:
 def _check_frame(array: Any, value_range: tuple[int, int] | None) -> None:
     if not isinstance(array, np.ndarray):
         raise FrameError(f"a frame of type {type(array).__name__}", expected=f"a numpy array, {_EXPECTED}")
+    if array.dtype == np.uint8 and array.size and array.ndim == 3 and array.shape[2] == 3:
+        return  # what nearly every frame is
     got = f"a frame of dtype {array.dtype} and shape {array.shape}"
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise FrameError(got, expected=_EXPECTED, fix="drop alpha or extra axes: frame[:, :, :3]")

@@ -24,6 +24,7 @@ class Network:
     def __init__(self, costs: Mapping[str, float], factor: float = 1.0, on_all: float = 1.0) -> None:
         self.costs, self.factor, self.on_all = costs, factor, on_all
         self.tried: list[tuple[str, ...]] = []
+        self.said: list[str] = []
 
         self.reference = [0] * 100
 
@@ -41,7 +42,7 @@ class Network:
     def search(self, macs: Mapping[str, int] | None = None) -> Found | None:
         work = macs or dict.fromkeys(self.costs, 100)
         alone = [Sensitivity(Block(name, (name,), work[name]), drift(cost)) for name, cost in self.costs.items()]
-        return search(cast(Any, self), Plan(tuple(self.costs), {}), alone, BUDGET)
+        return search(cast(Any, self), Plan(tuple(self.costs), {}), alone, BUDGET, said=self.said.append)
 
 
 def drift(cost: float) -> Drift:
@@ -56,8 +57,10 @@ def quantised(found: Found | None) -> set[str]:
 
 
 def test_the_block_that_destroys_the_output_is_left_out_and_named() -> None:
-    found = Network({"a": 0.1, "b": 400.0, "c": 0.2}).search()
+    network = Network({"a": 0.1, "b": 400.0, "c": 0.2})
+    found = network.search()
     assert quantised(found) == {"a", "c"}
+    assert network.said == ["2 of 3 blocks in INT8: mean |Δscore| 0.0055, mean map cosine 1.0000"]
     assert found is not None
     assert found.plan.left_float["b"].startswith("b alone in INT8: mean |Δscore| 0.2000")
 
