@@ -118,7 +118,7 @@ def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
         options=settings.options,
         minutes=settings.minutes,
         clock="processor",
-        batch=default_batch(settings.minutes),
+        batch=default_batch(settings.model, settings.minutes),
         seed=cell.seed,
     )
     made = make_candidate(config, work / cell.name, int8=settings.int8, skip_bad=True, said=console.print)
@@ -137,18 +137,18 @@ def measure_latency(out: Path, work: Path, threads: int) -> None:
     from .frames import choose_frames
     from .side_by_side import measure_bundles
 
-    bundles: dict[str, dict[str, Path]] = {}  # category → label → bundle of its first seed
+    cells: dict[str, dict[str, str]] = {}  # category → label → its first cell that has a bundle
     for cell in read_cells(out):
-        path = work / cell["cell"] / BUNDLE_FILE
-        if path.is_file():
-            bundles.setdefault(cell["category"], {}).setdefault(cell["label"], path)
-    if not bundles:
+        if (work / cell["cell"] / BUNDLE_FILE).is_file():
+            cells.setdefault(cell["category"], {}).setdefault(cell["label"], cell["cell"])
+    if not cells:
         raise OptionError(f"--latency: {work} has no bundle of a cell in {out}", fix="say with --work where they are")
     measured = {}
-    for category, paths in bundles.items():
-        console.print(f"measuring the latency of {category}: {', '.join(paths)} in turn")
+    for category, names in cells.items():
+        console.print(f"measuring the latency of {category}: {', '.join(names)} in turn")
+        paths = {label: work / name / BUNDLE_FILE for label, name in names.items()}
         frames = choose_frames(Bundle.open(next(iter(paths.values()))))
-        measured[category] = measure_bundles(paths, frames, threads=threads)
+        measured[category] = {"cells": names, **measure_bundles(paths, frames, threads=threads)}
         write_json(out / LATENCY_FILE, measured)
 
 

@@ -65,34 +65,37 @@ def _int8_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any]) -> lis
         f"of the test images with another verdict (each precision with its own threshold), at least {LEAST_SPEEDUP} "
         "times as fast, medians of one interleaved run. Work is the share of the multiply-accumulates in INT8.",
         "",
-        "| model | category | scope | work | Δ image AUROC | Δ pixel AP | other verdicts | times as fast | misses |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| model | category | seed | scope | work | Δ image AUROC | Δ pixel AP | other verdicts | × as fast | misses |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for cell in rows:
         int8, before, after = cell["int8"], cell["precisions"]["fp32"], cell["precisions"]["int8"]
         changes = int8["verdict_changes"]
         auroc, ap = (_difference(after.get(name), before.get(name)) for name in ("image_auroc", "pixel_ap"))
-        speedup = _speedup(latency.get(cell["category"]), cell["label"])
+        speedup = _speedup(latency.get(cell["category"]), cell)
         aims = {
-            "image AUROC": auroc is not None and -auroc > MOST_AUROC_LOST,
-            "pixel AP": ap is not None and -ap > MOST_AP_LOST,
-            "verdicts": changes["test"] is not None and changes["test"] > MOST_TURNED * changes["test_frames"],
-            "speed": speedup is not None and speedup < LEAST_SPEEDUP,
+            "image AUROC": None if auroc is None else -auroc > MOST_AUROC_LOST,
+            "pixel AP": None if ap is None else -ap > MOST_AP_LOST,
+            "verdicts": None if changes["test"] is None else changes["test"] > MOST_TURNED * changes["test_frames"],
+            "speed": None if speedup is None else speedup < LEAST_SPEEDUP,
         }
+        missed = [name if found else f"{name}: not measured" for name, found in aims.items() if found is not False]
         refused = "" if cell["default_precision"] == "int8" else " (fp32 stays the default)"
         turned = "–" if changes["test"] is None else f"{changes['test']} of {changes['test_frames']}"
         fields = [
-            cell["label"], cell["category"], int8["scope"] + refused, f"{int8['share']:.0%}", _signed(auroc),
-            _signed(ap), turned, "–" if speedup is None else f"{speedup:.2f}",
-            ", ".join(name for name, missed in aims.items() if missed),
+            cell["label"], cell["category"], str(cell["seed"]), int8["scope"] + refused, f"{int8['share']:.0%}",
+            _signed(auroc), _signed(ap), turned, "–" if speedup is None else f"{speedup:.2f}",
+            ", ".join(missed) or "none",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(fields)} |")
     return [*lines, ""]
 
 
-def _speedup(latency: dict[str, Any] | None, label: str) -> float | None:
-    """fp32's median over INT8's."""
-    timed = {b["precision"]: b["median_ms"] for b in latency["bundles"] if b["bundle"] == label} if latency else {}
+def _speedup(latency: dict[str, Any] | None, cell: dict[str, Any]) -> float | None:
+    """fp32's median over INT8's; None where not this cell's bundle was timed, but another seed's."""
+    if latency is None or latency["cells"].get(cell["label"]) != cell["cell"]:
+        return None
+    timed = {b["precision"]: b["median_ms"] for b in latency["bundles"] if b["bundle"] == cell["label"]}
     return timed["fp32"] / timed["int8"] if {"fp32", "int8"} <= timed.keys() else None
 
 

@@ -61,9 +61,15 @@ class Arrivals:
         return cls(np.array(times) - times[0], path.name)
 
     def until(self, seconds: float | None) -> Arrivals:
-        """Those of the first so many seconds, at least two; None is all."""
+        """Those of the first so many seconds, at least two; None is all.
+
+        Raises:
+            OptionError: no time at all.
+        """
         if seconds is None:
             return self
+        if not seconds > 0:
+            raise OptionError(f"the arrivals of {seconds:g} s", expected="more than 0")
         kept = max(int(np.searchsorted(self.times_ms, seconds * 1e3)), LEAST_FRAMES)
         return Arrivals(self.times_ms[:kept], self.source)
 

@@ -14,15 +14,18 @@ from .distribution import PERCENTILES
 FIGURES = (*PERCENTILES, "max", "mean")
 # Of what must be the same for a difference to be the change's: where in a result it stands → how it is called.
 _SETTINGS = {
-    ("mode",): "mode",
+    ("bundle",): "bundle",
+    ("arrivals",): "arrivals",
     ("environment", "cpu", "model"): "processor",
     ("environment", "cpu", "governor"): "frequency governor",
+    ("environment", "os"): "system",
     ("environment", "packages"): "packages",
+    ("environment", "variables"): "environment variables",
+    ("environment", "opencv_threads"): "OpenCV threads",
     ("threads",): "threads",
     ("keep_warm_ms",): "keep-warm",
     ("network_hw",): "network size",
     ("frames", "sizes_hw"): "frame sizes",
-    ("arrivals",): "arrivals",
     ("deadline_ms",): "deadline",
 }
 
@@ -83,7 +86,10 @@ def compare_files(before: Path, after: Path) -> Comparison:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8").strip()
-        result = json.loads(text if text.startswith("{") and "\n" in text else text.splitlines()[-1])
+        try:
+            result = json.loads(text)
+        except ValueError:
+            result = json.loads(text.splitlines()[-1])  # of a log
         _distributions(result)
     except (OSError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(
@@ -94,7 +100,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _distributions(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     """Contender → its latency from the frame's bytes, or on a line from its arrival, to the verdict."""
-    if result["mode"] == "line":
+    if result.get("mode") == "line":
         return {result["name"]: result["latency_ms"]}
     return {contender["name"]: contender["total_ms"] for contender in result["contenders"]}
 

@@ -1,4 +1,4 @@
-"""The charts of the latency page as inline SVG: classes that templates/latency.html colours, lengths in CSS px."""
+"""The charts of the latency page as inline SVG: classes that templates/latency.css colours, lengths in CSS px."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ def command(
         ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Two samples of each contender per round.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Measure for about this long; default 12 s.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Measure for about this long; default 12 s, or all of a --trace.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Processor threads of an engine; default is its own choice.")
     ] = None,
@@ -46,7 +48,7 @@ def command(
         float | None,
         typer.Option(
             help="Run as a triggered line does: a frame every so many ms, and idle between them. One engine and "
-            "precision: the fastest, or those named."
+            "precision: what a Detector takes by itself, or those named."
         ),
     ] = None,
     trace: Annotated[
@@ -69,6 +71,9 @@ def command(
     """Measure every engine and precision from a frame's bytes to the verdict, in one interleaved run; or one of them at
     the pace of a line."""
     if compare is not None:
+        measuring = (bundle, frame, rounds, seconds, threads, engine, precision, frames, run, period, trace, deadline)
+        if any(value is not None for value in (*measuring, keep_warm, html)):
+            raise OptionError("--compare beside what measures", expected="two results, and --json at most")
         _compare(*compare, as_json=json)
         return
     if bundle is None:

@@ -42,7 +42,8 @@ def command(
     defects: Annotated[str | None, typer.Option(help="Synthetic defects; default each model's own.")] = None,
     textures: Annotated[Path | None, typer.Option(help="Texture folder; default: the images.")] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images per step; default 32, or 4 with --minutes on a CPU.")
+        int | None,
+        typer.Option(help="Images per step; default is the published batch (32 or 16), or 4 with --minutes on a CPU."),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="MODEL.NAME=VALUE, e.g. destseg.head_width=64; repeatable.")
@@ -74,7 +75,6 @@ def command(
         preprocess=parse_preprocess(size, fit, value_range, crop),
         minutes=minutes,
         steps=steps,
-        batch=batch or default_batch(minutes),
         seed=seed,
         false_reject=parse_rate(false_reject),
     )
@@ -82,7 +82,12 @@ def command(
     options = options_by_model(option or [], names)
     summary = compare(
         {
-            name: replace(config, model=name, options={**default_options(name, minutes), **options[name]})
+            name: replace(
+                config,
+                model=name,
+                batch=batch or default_batch(name, minutes),
+                options={**default_options(name, minutes), **options[name]},
+            )
             for name in names
         },
         out,

@@ -132,7 +132,7 @@ def main(
             minutes=minutes,
             clock="processor",
             preprocess=Preprocess((size, size)),
-            batch=default_batch(minutes),
+            batch=default_batch("destseg", minutes),
             seed=seed,
         )
         folder = work / f"{name}-seed{seed}"

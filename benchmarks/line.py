@@ -23,12 +23,11 @@ import numpy.typing as npt
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
 from segrd_edge.errors import OptionError
-from segrd_edge.inspection import Inspection
 from segrd_edge.preprocess import Preprocess
 
 from . import environment
 from .arrivals import Arrivals
-from .contenders import STAGES
+from .contenders import STAGES, Sample, inspect
 from .distribution import Distribution
 from .frames import choose_frames
 from .latency_report import QUIET_OTHER_CPU
@@ -140,8 +139,13 @@ def measure_line(
         OptionError: a deadline that cannot be.
         As `Detector`, and as `latency.measure` for the frames.
     """
-    if deadline_ms is not None and not deadline_ms > 0:
-        raise OptionError(f"a deadline of {deadline_ms:g} ms", expected="more than 0")
+    deadline_ms = arrivals.period_ms if deadline_ms is None else deadline_ms
+    if not deadline_ms > 0:
+        raise OptionError(
+            f"a deadline of {deadline_ms:g} ms",
+            expected="more than 0",
+            fix="--deadline; arrivals in bursts have no period",
+        )
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     preprocess = Preprocess.from_dict(bundle.manifest.preprocess)
     supply = choose_frames(bundle, frames, frame_hw)
@@ -165,9 +169,9 @@ def measure_line(
             frames=supply.source,
             frame_sizes_hw=supply.sizes_hw,
             arrivals=arrivals,
-            deadline_ms=arrivals.period_ms if deadline_ms is None else deadline_ms,
+            deadline_ms=deadline_ms,
             waiting=Distribution.of(one.start_ms - one.arrival_ms for one in seen),
-            stages={stage: Distribution.of(one.stages_ms[stage] for one in seen) for stage in STAGES},
+            stages={stage: Distribution.of(one.sample.durations_ms[stage] for one in seen) for stage in STAGES},
             latency=Distribution.of(one.end_ms - one.arrival_ms for one in seen),
             cpu_ms=cpu * 1e3 / len(seen),
             rss_mib={"before": rss, "after": after},
@@ -188,7 +192,7 @@ class _Seen(NamedTuple):
     arrival_ms: float
     start_ms: float
     end_ms: float
-    stages_ms: dict[str, float]
+    sample: Sample
 
 
 def _inspect_all(
@@ -200,15 +204,7 @@ def _inspect_all(
         # No spinning: it would keep the processor awake that a line lets fall asleep.
         if (early := arrival_ms / 1e3 - (perf_counter() - origin)) > 0:
             sleep(early)
-        start = perf_counter()
-        inspection = detector.inspect(frames[number % len(frames)])
-        end = perf_counter()
-        start_ms, end_ms = 1e3 * (start - origin), 1e3 * (end - origin)
-        seen.append(_Seen(arrival_ms, start_ms, end_ms, _stages(inspection, end_ms - start_ms)))
+        start_ms = (perf_counter() - origin) * 1e3
+        sample = inspect(detector, frames[number % len(frames)])
+        seen.append(_Seen(arrival_ms, start_ms, (perf_counter() - origin) * 1e3, sample))
     return seen
-
-
-def _stages(inspection: Inspection, total_ms: float) -> dict[str, float]:
-    """What the inspection says of itself, and what is left of the whole call."""
-    stages = {stage: inspection.timings_ms[stage] for stage in STAGES[:-1]}
-    return {**stages, STAGES[-1]: total_ms - sum(stages.values())}

@@ -71,8 +71,7 @@ class ContenderLog:
 
     def summarise(self, reference: ContenderLog | None) -> ContenderLatency:
         """The figures, relative to `reference`."""
-        stages = {stage: [sample.stages_ms[stage] for sample in self.samples] for stage in STAGES[:-1]}
-        stages["other"] = [sample.other_ms for sample in self.samples]
+        stages = {stage: [sample.durations_ms[stage] for sample in self.samples] for stage in STAGES}
         total = Distribution.of(self.total_ms)
         return ContenderLatency(
             engine=self.contender.engine,

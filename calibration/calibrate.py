@@ -45,7 +45,7 @@ class Calibration:
     budget: Budget
     speedup: float | None  # fp32's time over INT8's, measured; only where the budget asks for one that is in reach
     largest: dict[str, float]  # largest magnitude of every activation that was observed, whatever INT8 clips
-    by_method: dict[Method, Drift]  # of the plan, by the way to find scales: the taken one first
+    by_method: dict[Method, Drift]  # of the plan, by the way to find scales: the taken one first, others if wanted
     reference: Sequence[EngineOutput]  # what the float graph gave for the frames, and drift is measured from
     fine_tuning: FineTuning | None = None  # where there was one, whether it was taken or not
 
@@ -78,10 +78,13 @@ class Calibration:
 
     @property
     def better_method(self) -> Method | None:
-        """The way to find scales that takes the least of the budget, where that is clearly less than the taken one."""
-        costs = {method: self.budget.cost(drift) for method, drift in self.by_method.items()}
+        """The way to find scales that takes the least of the budget, where it keeps to all limits and takes clearly
+        less than the taken one."""
+        taken = next(iter(self.by_method))
+        allowed = [method for method, drift in self.by_method.items() if self.budget.allows(drift) or method == taken]
+        costs = {method: self.budget.cost(self.by_method[method]) for method in allowed}
         best = min(costs, key=costs.__getitem__)
-        return best if costs[best] < BETTER * costs[next(iter(costs))] else None
+        return best if costs[best] < BETTER * costs[taken] else None
 
     @property
     def is_safe(self) -> bool:
@@ -124,6 +127,7 @@ def calibrate(
     threshold: float | None = None,
     engine: str = "auto",
     also: Sequence[str] = (),
+    compare_methods: bool = False,
     reference: Sequence[EngineOutput] | None = None,
     cache: ObservationCache | None = None,
     said: Said = lambda line: None,
@@ -137,6 +141,7 @@ def calibrate(
         threshold: of the float graph's scores; without one there is no flip rate.
         engine: the engine that measures drift and time; "auto" is the fastest installed of the processor's.
         also: further activations whose largest magnitude is wanted, as float16 asks for; one pass serves both.
+        compare_methods: try the other ways to find scales on the plan that is taken, see `methods`.
         reference: what drift is measured from: another float graph's outputs for the frames; None is this one's.
         cache: where what the frames show of the graph is kept.
         said: called with a line of progress.
@@ -173,8 +178,11 @@ def calibrate(
         trial, choice = with_corrected_biases(trial, choice, budget, track=track)
     taken = choice.taken
     quantised = quantise(trial.model, ranges, taken.plan)
-    method = settings.method, taken.drift
-    others = observed.histograms, settings.percentile, largest
+    by_method: dict[Method, Drift] = {settings.method: taken.drift}
+    if compare_methods and trial.model is equalised:  # corrected biases are corrected for the taken method's scales
+        by_method |= drift_by_method(
+            trial, taken.plan, settings.method, observed.histograms, settings.percentile, largest, track=track
+        )
     return Calibration(
         model=quantised,
         frames=frames,
@@ -184,7 +192,7 @@ def calibrate(
         choice=choice,
         budget=budget,
         speedup=_speedup(model, quantised, trial, choice, budget),
-        by_method=drift_by_method(trial, taken.plan, method, *others, track=track),
+        by_method=by_method,
         largest=larger({**observed.largest, **largest}, before),
         reference=reference,
     )

@@ -22,24 +22,24 @@ BETTER = 0.8  # of the taken method's share of the budget: another that takes le
 def drift_by_method(
     trial: Trial,
     plan: Plan,
-    taken: tuple[Method, Drift],
+    taken: Method,
     histograms: Mapping[str, Histogram],
     percentile: float,
     unclipped: Mapping[str, float],
     *,
     track: Track = untracked,
 ) -> dict[Method, Drift]:
-    """Method → drift of `plan` on the trial's frames, the taken method first, all others but "auto" behind it.
+    """Method → drift of `plan` on the trial's frames, of all methods but `taken` and "auto".
 
     Args:
-        taken: the method behind the trial's ranges, and its drift.
+        taken: the method behind the trial's own ranges.
         histograms: of the tensors that get a scale.
         unclipped: largest magnitudes of tensors that no method clips, see `calibration.equalise`.
         track: wraps the methods, for a progress bar.
     """
-    found: dict[Method, Drift] = {taken[0]: taken[1]}
-    others: list[FixedMethod] = [method for method in get_args(FixedMethod) if method != taken[0]]
-    for method in track(others, "comparing with other calibrators"):
+    found: dict[Method, Drift] = {}
+    others: list[FixedMethod] = [method for method in get_args(FixedMethod) if method != taken]
+    for method in track(others, "comparing calibration methods"):
         ranges = to_ranges(histograms, method, percentile)
         ranges = replace(ranges, largest={**ranges.largest, **unclipped})
         found[method] = replace(trial, ranges=ranges)(plan)

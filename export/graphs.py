@@ -104,7 +104,7 @@ def build_graphs(
             said=said,
             track=track,
         )
-        calibration = on_frames(float_graph, settings=settings)
+        calibration = on_frames(float_graph, settings=settings, compare_methods=True)
         said(calibration.decision)
         if tune is not None:
             said("fine-tuning for INT8")

@@ -44,7 +44,7 @@ def precision_section(
 
 
 def _headline(manifest: Manifest, calibration: Calibration | None) -> str:
-    """Whether INT8 is what a processor runs, and why, from the very words of the export."""
+    """Whether INT8 is what a processor runs, and why."""
     if manifest.calibration is None:
         return ""
     chosen = manifest.default_precision == "int8"
@@ -52,12 +52,13 @@ def _headline(manifest: Manifest, calibration: Calibration | None) -> str:
     if calibration is None:
         return f"{answer}."
     if chosen:
-        share = percent(calibration.int8_share, 2)
+        share = percent(calibration.int8_share)
         return f"{answer}: with {share} of the work in it, the results keep within the limits ({calibration.budget})."
-    breaches = calibration.budget.breaches(calibration.drift)
-    reason = "; ".join(breaches) if breaches else f"it is {calibration.reached_speedup:.2g} times as fast as fp32"
-    asked = "" if breaches else f", and {calibration.budget.speedup:g} times was asked for"
-    return f"{answer}: {reason}{asked}."
+    if breaches := calibration.budget.breaches(calibration.drift):
+        return f"{answer}: {'; '.join(breaches)}."
+    source = "by its work" if calibration.speedup is None else "measured"
+    speed = f"{source} {calibration.reached_speedup:.2f} times as fast as fp32"
+    return f"{answer}: it is {speed}, and {calibration.budget.speedup:g} times was asked for."
 
 
 def _row(
@@ -216,7 +217,7 @@ def _sensitivity(record: CalibrationRecord) -> str:
     int8, total = set(record.quantised), sum(block.macs for block in record.sensitivity)
     groups: dict[str, list[charts.Bar]] = {}
     for block in record.sensitivity:
-        value, share = block.drift["score_mean"], percent(block.macs / total, 2)
+        value, share = block.drift["score_mean"], percent(block.macs / total)
         tone = "int8" if int8.issuperset(block.nodes) else "fp32"
         note = f"{number(value)}, {share} of the work, {'INT8' if tone == 'int8' else 'float'}"
         module, _, rest = block.block.partition(".")

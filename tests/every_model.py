@@ -7,8 +7,11 @@ from typing import Any
 
 from segrd_edge.training.models import MODELS
 
-# Registered names, and a head whose graph has other operators.
-_OPTIONS: dict[str, dict[str, Any]] = {"destseg stride 8": {"head_level_width": 16, "head_stride": 8}}
+# Registered names, and options whose graphs have other operators.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "destseg stride 8": {"head_level_width": 16, "head_stride": 8},
+    "rdpp instance": {"projection_norm": "instance"},
+}
 EVERY_MODEL = [*MODELS, *_OPTIONS]
 
 

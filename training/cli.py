@@ -51,7 +51,8 @@ def train(
         str | None, typer.Option("--range", help="BLACK:WHITE of 16-bit images, e.g. 0:4095.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images per step; default 32, or 4 with --minutes on a CPU.")
+        int | None,
+        typer.Option(help="Images per step; default is the published batch (32 or 16), or 4 with --minutes on a CPU."),
     ] = None,
     profile: Annotated[
         str | None,
@@ -95,7 +96,7 @@ def train(
             foreground=foreground,
             rotation=one_of("--rotation", rotation, ("none", "small", "full")),
             preprocess=parse_preprocess(size, fit, value_range, crop),
-            batch=batch or default_batch(minutes),
+            batch=batch or default_batch(model, minutes),
             seed=seed,
             held_out=held_out,
             false_reject=parse_rate(false_reject),

@@ -21,7 +21,7 @@ from segrd_edge.frames import read_frame
 
 from .data import Photo, PhotoFolder, check, file_sha256, scan
 from .fit import Budget, Fit, Listener, Position, StepReport
-from .models import AnomalyModel, has_profiles, own_defects, profile_options
+from .models import AnomalyModel, has_profiles, own_defects, profile_options, published_batch
 from .predict import predict
 from .run import Run, RunConfig, create_model, write_json
 from .samples import GoodImages, Rotation, TrainingSamples
@@ -271,6 +271,6 @@ def default_options(model: str, minutes: float | None) -> dict[str, Any]:
     return profile_options(model, "balanced") if minutes is not None and has_profiles(model) else {}
 
 
-def default_batch(minutes: float | None) -> int:
-    """DeSTSeg's 32; 4 where a CPU has only minutes, because many small steps learn more than a few large ones."""
-    return 4 if minutes is not None and not torch.cuda.is_available() else 32
+def default_batch(model: str, minutes: float | None) -> int:
+    """The published one; 4 where a CPU has only minutes, because many small steps learn more than a few large ones."""
+    return 4 if minutes is not None and not torch.cuda.is_available() else published_batch(model)

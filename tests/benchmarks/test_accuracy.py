@@ -80,6 +80,7 @@ def test_int8_is_held_to_its_aims(tmp_path: Path) -> None:
     latency = summary({}, {"rd": 60.0, "slow": 50.0})["latency"]
     latency |= {"threads": 1, "started": "2026-01-02T03:04:05+00:00"}
     latency["bundles"][1]["median_ms"] = 20.0  # of rd, int8
+    latency["cells"] = {"rd": "rd-bottle-seed0", "slow": "slow-bottle-seed0"}
     (tmp_path / accuracy_table.LATENCY_FILE).write_text(json.dumps({"bottle": latency}))
     changes = {"held_out": 0, "held_out_frames": 40, "test": 1, "test_frames": 100}
     kept = {"scope": "all", "share": 0.98, "verdict_changes": changes}
@@ -88,10 +89,12 @@ def test_int8_is_held_to_its_aims(tmp_path: Path) -> None:
         cell("slow", int8={"image_auroc": 0.98, "pixel_ap": 0.48})
         | {"int8": {**kept, "scope": "head", "verdict_changes": {**changes, "test": 2}}},
         cell("old"),
+        cell("rd") | {"cell": "rd-bottle-seed1", "seed": 1, "int8": kept, "default_precision": "int8"},
     ]
     text = table(tmp_path, *cells)
-    assert "| rd | bottle | all | 98% | -0.0020 | +0.0000 | 1 of 100 | 3.00 |  |" in text
-    row = next(line for line in text.splitlines() if line.startswith("| slow | bottle | head (fp32 stays the default)"))
+    assert "| rd | bottle | 0 | all | 98% | -0.0020 | +0.0000 | 1 of 100 | 3.00 | none |" in text
+    assert "| rd | bottle | 1 | all | 98% | +0.0000 | +0.0000 | 1 of 100 | – | speed: not measured |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| slow | bottle | 0 | head (fp32 stays the"))
     assert row.endswith("| -0.0100 | -0.0200 | 2 of 100 | 2.00 | image AUROC, pixel AP, verdicts, speed |")
     assert "| old | bottle | " not in text
 
@@ -111,6 +114,7 @@ def test_latency_is_measured_category_by_category(
     table(out, *cells)
     accuracy.measure_latency(out, work, threads=1)
     measured = json.loads((out / accuracy_table.LATENCY_FILE).read_text())
+    assert measured["bottle"]["cells"] == {"a": "a-bottle-seed0", "b": "b-bottle-seed0"}
     timed = {name: [(b["bundle"], b["precision"]) for b in found["bundles"]] for name, found in measured.items()}
     b = [("b", "fp32"), ("b", "int8")]
     assert timed == {"bottle": [("a", "fp32"), ("a", "int8"), *b], "fabric01": b}

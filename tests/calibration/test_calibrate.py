@@ -164,8 +164,11 @@ def test_the_search_leaves_out_the_block_that_int8_destroys(
     assert worst.block.name == "head.fuse"
     reason = calibration.plan.left_float["head.fuse"]
     assert reason.startswith(f"head.fuse alone in INT8: {worst.drift}; left out to keep within mean |Δscore| 0.02")
-    assert lines == [f"all: {calibration.trials['all']}; head: {calibration.trials['head']}; searching, beginning with "
-                     "8 blocks one by one in INT8"]  # fmt: skip
+    assert lines[0] == (
+        f"all: {calibration.trials['all']}; head: {calibration.trials['head']}; searching, beginning with 8 blocks one "
+        "by one in INT8"
+    )
+    assert lines[-1] == f"7 of 8 blocks in INT8: {calibration.trials['search']}"
 
 
 def given(model: onnx.ModelProto, frames: list[CalibrationFrame], *float_nodes: str) -> Calibration:
@@ -222,11 +225,15 @@ def test_other_ways_to_find_scales_are_tried_on_the_plan(
 ) -> None:
     """Each as if it had been asked for; a clearly better one is named."""
     narrow = Int8Settings(scope="all", method="percentile", percentile=60)
-    calibration = calibrate(model, frames, narrow)
+    calibration = calibrate(model, frames, narrow, compare_methods=True)
     assert list(calibration.by_method) == ["percentile", "max", "entropy", "mse"]
     assert calibration.by_method["percentile"] == calibration.drift
     widest = calibrate(model, frames, replace(narrow, method="max"))
+    assert list(widest.by_method) == ["max"]  # it was not asked for
     assert calibration.by_method["max"] == widest.drift
     assert calibration.drift.score_mean > widest.drift.score_mean  # it clips two fifths of the values
     assert calibration.better_method in ("max", "entropy", "mse")
     assert replace(calibration, by_method={"max": widest.drift, "mse": widest.drift}).better_method is None
+    turning = {method: replace(found, flip_rate=0.5) for method, found in calibration.by_method.items()}
+    strict = replace(calibration, by_method=turning, budget=Budget(flip_rate=0.1))
+    assert strict.better_method is None  # the others take less of the budget, and turn too many verdicts

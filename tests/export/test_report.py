@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -18,13 +19,15 @@ import pytest
 import torch
 
 from segrd_edge.bundle import Bundle, write_bundle
+from segrd_edge.calibration.budget import Budget
+from segrd_edge.calibration.drift import Drift
 from segrd_edge.doctor import TINY_GRAPH
 from segrd_edge.export import charts, report_latency
 from segrd_edge.export.bundle import ExportResult
 from segrd_edge.export.report import _typical_frame, write_report
 from segrd_edge.export.report_facts import Errors, Share, answer, choose_cases, compare, count_errors
 from segrd_edge.export.report_pictures import case_pictures
-from segrd_edge.export.report_precision import _calibration
+from segrd_edge.export.report_precision import _calibration, _headline
 from segrd_edge.export.target import Target
 from segrd_edge.frames import read_frame
 from segrd_edge.manifest import CalibrationRecord, LeftFloat, Manifest
@@ -213,6 +216,26 @@ def test_scores_that_have_not_moved_lie_on_the_diagonal() -> None:
     assert (x0 - left) / (right - left) == pytest.approx((bottom - y0) / (bottom - top), abs=1e-3)
     assert (x1 - left) / (right - left) == pytest.approx(0.75, abs=1e-3)
     assert (bottom - y1) / (bottom - top) == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "given", "sentence"),
+    [
+        ("int8", {}, "INT8 is the default on a processor: with 61.3 % of the work in it, the results keep within the "
+         "limits (mean |Δscore| 0.01, mean map cosine 0.99)."),
+        ("fp32", {"drift": Drift(0.02, 0.1, 0.999, 0.99, 0.1)}, "INT8 is in the bundle, but fp32 stays the default: "
+         "mean |Δscore| 0.0200 over 0.01."),
+        ("fp32", {"budget": Budget(speedup=2.5), "speedup": 2.46, "reached_speedup": 2.46}, "INT8 is in the bundle, "
+         "but fp32 stays the default: it is measured 2.46 times as fast as fp32, and 2.5 times was asked for."),
+        ("fp32", {"budget": Budget(speedup=3), "reached_speedup": 1.85}, "INT8 is in the bundle, but fp32 stays the "
+         "default: it is by its work 1.85 times as fast as fp32, and 3 times was asked for."),
+    ],
+)  # fmt: skip
+def test_why_int8_is_the_default_or_not(make: Any, chosen: Any, given: dict[str, Any], sentence: str) -> None:
+    fields = {"drift": Drift(0.005, 0.1, 0.999, 0.99, 0.1), "budget": Budget(), "int8_share": 0.613, "speedup": None}
+    calibration: Any = SimpleNamespace(**fields | given)
+    manifest = make()[1].manifest.model_copy(update={"default_precision": chosen})
+    assert _headline(manifest, calibration) == sentence
 
 
 def test_methods_of_calibration_are_counted() -> None:

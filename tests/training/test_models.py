@@ -10,10 +10,12 @@ import torch
 
 from segrd_edge.errors import OptionError
 from segrd_edge.training.backbone import ResNetFeatures
-from segrd_edge.training.losses import distillation_loss, focal_loss, head_target
+from segrd_edge.training.losses import distillation_loss, flattened_distillation_loss, focal_loss, head_target
 from segrd_edge.training.models import MODELS, build_model
 from segrd_edge.training.models.destseg import PUBLISHED_BATCH, DeSTSeg
+from segrd_edge.training.phases import half_corrupted
 from segrd_edge.training.synthesis import DEFECTS
+from segrd_edge.training.train import default_batch
 
 
 def small(name: str, **options: Any) -> Any:
@@ -52,6 +54,31 @@ def test_a_model_trains_its_phases(name: str, size_hw: tuple[int, int], recipe_n
     assert all(torch.equal(v, teacher[k]) for k, v in model.teacher.state_dict().items())
     raw = model.eval()(images)
     assert raw.shape in [(2, 1, size_hw[0] // shrunk, size_hw[1] // shrunk) for shrunk in (1, 4)]
+
+
+def test_both_readings_of_reconstruction_based_distillation() -> None:
+    """What each loss is made of, by hand."""
+    torch.manual_seed(0)
+    model = small("rbd", degraded="images", consistency=0.5).eval()
+    batch = small_batch()
+    loss = model.phases()[0].objective(batch).item()
+    images, _ = half_corrupted(batch)
+    with torch.no_grad():
+        clean, seen = model.teacher(batch["clean"]), model.teacher(images)
+        predicted, goal = model.student(seen), model.student(clean)
+        wanted = flattened_distillation_loss(clean, predicted) + 0.5 * distillation_loss(goal, predicted)
+    assert loss == pytest.approx(wanted.item(), rel=1e-5)
+    assert not [name for name, _ in model.named_parameters() if "mask" in name]  # nothing is hidden
+    with pytest.raises(OptionError, match="degraded='pixels'"):
+        small("rbd", degraded="pixels")
+
+
+@pytest.mark.parametrize(("name", "batch"), [("destseg", 32), ("stfpm", 32), ("rd", 16), ("rdpp", 16), ("segrdpp", 16)])
+def test_steps_take_the_published_batch(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_batch(name, None) == batch
+    for has_gpu, expected in ((False, 4), (True, batch)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        assert default_batch(name, 8.0) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -20,6 +20,7 @@ from segrd_edge.training.losses import (
 from segrd_edge.training.maps import gaussian_blur
 from segrd_edge.training.parts.distance import distance_map
 from segrd_edge.training.parts.fusion import AttentionFusion, LevelFusion
+from segrd_edge.training.parts.head import ASPP
 from segrd_edge.training.parts.masking import FeatureMask
 from segrd_edge.training.parts.normality import HybridAttention, NormalityFusion
 from segrd_edge.training.parts.patches import PatchwiseFeatures, from_patches, to_patches
@@ -313,3 +314,13 @@ def test_first_prototypes_are_of_every_kind_however_rare() -> None:
     vectors = torch.cat([kinds[:1].repeat(500, 1), kinds[1:]])
     assert sorted(spread_out(vectors, 6).clamp_min(499).tolist()) == list(range(499, 505))
     assert len(spread_out(kinds[:2], 5)) == 5  # fewer kinds than prototypes
+
+
+@pytest.mark.parametrize("size_hw", [(8, 8), (8, 12)])
+def test_a_pooled_branch_that_is_expanded_is_the_one_that_is_resized(size_hw: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    aspp = ASPP(8, rates=(1, 2)).eval()
+    x = torch.randn(2, 8, *size_hw)
+    pooled = F.interpolate(aspp.pooled(F.adaptive_avg_pool2d(x, 1)), size_hw, mode="bilinear", align_corners=True)
+    published = aspp.fusion(torch.cat([pooled, *(branch(x) for branch in aspp.dilated)], dim=1))
+    torch.testing.assert_close(aspp(x), published)

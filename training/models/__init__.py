@@ -5,7 +5,8 @@ A model is an `nn.Module` with
     map_spec: MapSpec        -> how that becomes an anomaly map and a score,
     teacher: nn.Module       -> the frozen part whose weights come from `training.teacher`,
     phases() -> list[Phase]  -> how it is trained,
-    defects: tuple[str, ...] -> the synthetic defects it trains on unless the user chooses (`training.synthesis`).
+    defects: tuple[str, ...] -> the synthetic defects it trains on unless the user chooses (`training.synthesis`),
+    batch: int               -> the published batch size.
 It may have
     profiles: Mapping        -> name of a trade of accuracy for speed → options that make it.
 Its parts are named as `training.parts` says, because calibration's scopes go by these names.
@@ -39,6 +40,7 @@ class AnomalyModel(Protocol):
     map_spec: MapSpec
     teacher: nn.Module
     defects: ClassVar[tuple[str, ...]]
+    batch: ClassVar[int]
 
     def phases(self) -> list[Phase]: ...
     def __call__(self, images: Tensor) -> Tensor: ...
@@ -59,6 +61,11 @@ MODELS: dict[str, type[nn.Module]] = {
 def own_defects(name: str) -> tuple[str, ...]:
     """The synthetic defects that a model trains on unless the user chooses others."""
     return cast("type[AnomalyModel]", _registered(name)).defects
+
+
+def published_batch(name: str) -> int:
+    """The batch size that a model is published with, or where it is a reconstruction, its base."""
+    return cast("type[AnomalyModel]", _registered(name)).batch
 
 
 def has_profiles(name: str) -> bool:

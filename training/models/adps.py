@@ -56,6 +56,7 @@ class ADPS(nn.Module):
     """
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
+    batch: ClassVar[int] = 32
 
     def __init__(
         self,

@@ -4,7 +4,8 @@ The teacher (frozen, stages 1-3) sees the image. The student, an encoder-decoder
 give the teacher's features of the *clean* image when shown the corrupted one. The head learns, from the product of
 both unit-length features, where they disagree. Differences from the published code, all in the direction of doing
 nothing twice: the teacher runs once, the head is not run while the student trains, the student keeps no gradients
-while the head trains.
+while the head trains. On a wide teacher, which the paper does not use, the student stays a ResNet-18, and 1×1
+convolutions widen what it gives: that is ours.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class DeSTSeg(nn.Module):
     """
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
+    batch: ClassVar[int] = PUBLISHED_BATCH
     profiles = PROFILES
 
     def __init__(

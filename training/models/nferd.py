@@ -44,6 +44,7 @@ class NFERD(nn.Module):
     """
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)  # its loss never sees them
+    batch: ClassVar[int] = 16  # RD's
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class ReconstructionDistillation(nn.Module):
     """
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
+    batch: ClassVar[int] = 16  # RD's
 
     def __init__(
         self,

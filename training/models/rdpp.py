@@ -35,6 +35,7 @@ class RDPlusPlus(nn.Module):
     """
 
     defects: ClassVar[tuple[str, ...]] = ("simplex",)
+    batch: ClassVar[int] = 16
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class SegRDPlusPlus(nn.Module):
     """
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
+    batch: ClassVar[int] = 16
     profiles = PROFILES
 
     def __init__(

@@ -32,6 +32,7 @@ class STFPM(nn.Module):
     """
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)  # its loss never sees them
+    batch: ClassVar[int] = 32
 
     def __init__(self, backbone: str = "resnet18", size_hw: tuple[int, int] = (256, 256)) -> None:
         super().__init__()
