@@ -126,7 +126,9 @@ def export_bundle(
         track=track,
     )
     synthetic = _paint(run, photographs, said) if evaluate and not photographs.test else []
-    judgements = {p: _judge(run, photographs, synthetic, p, graph, said) for p, graph in graphs.items()}
+    judgements: dict[Precision, Judgement] = {}
+    for precision, graph in graphs.items():  # fp32 first
+        judgements[precision] = _judge(run, photographs, synthetic, precision, graph, judgements.get("fp32"), said)
     for notice in sorted({j.evaluation.notice for j in judgements.values() if j.evaluation and j.evaluation.notice}):
         said(notice)  # the same for every precision
 
@@ -192,6 +194,7 @@ def _judge(
     synthetic: Sequence[SyntheticFrame],
     precision: Precision,
     graph: ExportGraph,
+    reference: Judgement | None,
     said: Said,
 ) -> Judgement:
     """By its network images, whatever the graph in the bundle takes: photographs come in sizes of their own."""
@@ -206,6 +209,7 @@ def _judge(
         synthetic=synthetic,
         false_reject=run.config.false_reject,
         engine=graph.engine,
+        reference=reference,
     )
 
 

@@ -44,6 +44,7 @@ def judge(
     synthetic: Sequence[SyntheticFrame] = (),
     false_reject: float,
     engine: str = "auto",
+    reference: Judgement | None = None,
 ) -> Judgement:
     """Run a deploy graph of network images on photographs.
 
@@ -53,6 +54,8 @@ def judge(
         synthetic: what to evaluate on where `test` is empty. No escape rate follows from these.
         false_reject: budget of good parts called defective.
         engine: "auto" is the fastest installed, which a Detector takes as well.
+        reference: of the float graph on the same photographs, for one with less precision: an estimated threshold is
+            carried over from it, see `training.threshold`.
     """
     loaded = engines.create(engine, graph.SerializeToString())
     on_image = image_predictor(loaded)
@@ -70,7 +73,12 @@ def judge(
     finally:
         loaded.close()
     defect_scores = evaluation.defect_scores if evaluation and not evaluation.is_synthetic else None
-    threshold = choose_threshold(scores, false_reject=false_reject, defect_scores=defect_scores)
+    threshold = choose_threshold(
+        scores,
+        false_reject=false_reject,
+        defect_scores=defect_scores,
+        reference=None if reference is None else (reference.threshold, reference.held_out_scores),
+    )
     return Judgement(scores, threshold, evaluation)
 
 

@@ -185,3 +185,51 @@ def test_parse_rate(text: str, rate: float) -> None:
 def test_parse_rate_refuses(text: str) -> None:
     with pytest.raises(OptionError, match=r"0\.5% (or|is) 0\.005"):
         parse_rate(text)
+
+
+def _pair(seed: int = 0, count: int = 36, noise: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of two graphs for the same good images: logits halved and shifted, and some noise."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1, count)
+    other = 0.5 * logits - 1 + rng.normal(0, noise, count)
+    return 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(-other))
+
+
+def test_a_tail_is_carried_over_by_the_line_between_the_logits() -> None:
+    before, after = _pair(noise=0.0)
+    first = choose_threshold(before)
+    second = choose_threshold(after, reference=(first, before))
+    assert (second.rule, second.tail.method) == ("tail", "carried")
+    level = math.log(first.value / (1 - first.value))
+    assert second.value == pytest.approx(1 / (1 + math.exp(-(0.5 * level - 1))), abs=1e-6)
+    assert second.tail.scale == pytest.approx(0.5 * first.tail.scale)
+    assert "carried over from fp32's" in second.statement
+
+
+def test_a_carried_tail_moves_less_than_one_that_is_fitted_again() -> None:
+    """Over many sets of images, INT8's noise turns the threshold, in logits, by less."""
+    fitted, carried = [], []
+    for seed in range(40):
+        before, after = _pair(seed, noise=0.05)
+        first = choose_threshold(before)
+        wanted = 0.5 * math.log(first.value / (1 - first.value)) - 1
+        for errors, threshold in (
+            (fitted, choose_threshold(after)),
+            (carried, choose_threshold(after, reference=(first, before))),
+        ):
+            errors.append(math.log(threshold.value / (1 - threshold.value)) - wanted)
+    assert np.std(carried) < 0.6 * np.std(fitted)
+
+
+def test_what_does_not_go_together_is_fitted_and_a_guarantee_is_made_anew() -> None:
+    before, after = _pair(noise=2.0)
+    alone = choose_threshold(after)
+    assert choose_threshold(after, reference=(choose_threshold(before), before)) == alone
+    flat = np.full(36, 0.3)
+    assert choose_threshold(flat, reference=(choose_threshold(before), before)) == choose_threshold(flat)
+    before, after = _pair(count=250)
+    guaranteed = choose_threshold(after, reference=(choose_threshold(before), before))
+    assert guaranteed.rule == "conformal"
+    assert guaranteed.value == choose_threshold(after).value
+    with pytest.raises(OptionError, match="250 reference scores beside 36"):
+        choose_threshold(_pair()[1], reference=(choose_threshold(before), before))
