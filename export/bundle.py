@@ -126,9 +126,11 @@ def export_bundle(
         track=track,
     )
     synthetic = _paint(run, photographs, said) if evaluate and not photographs.test else []
+    shown = [frame.image_bgr_u8 for frame in calibration.frames] if calibration else []
     judgements: dict[Precision, Judgement] = {}
     for precision, graph in graphs.items():  # fp32 first
-        judgements[precision] = _judge(run, photographs, synthetic, precision, graph, judgements.get("fp32"), said)
+        reference = judgements.get("fp32")
+        judgements[precision] = _judge(run, photographs, synthetic, shown, precision, graph, reference, said)
     for notice in sorted({j.evaluation.notice for j in judgements.values() if j.evaluation and j.evaluation.notice}):
         said(notice)  # the same for every precision
 
@@ -192,6 +194,7 @@ def _judge(
     run: Run,
     photographs: _Photographs,
     synthetic: Sequence[SyntheticFrame],
+    shown: Sequence[npt.NDArray[np.uint8]],
     precision: Precision,
     graph: ExportGraph,
     reference: Judgement | None,
@@ -207,6 +210,7 @@ def _judge(
         held_out,
         test,
         synthetic=synthetic,
+        shown=shown,
         false_reject=run.config.false_reject,
         engine=graph.engine,
         reference=reference,

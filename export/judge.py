@@ -10,7 +10,7 @@ for INT8.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import Photo
 from segrd_edge.training.evaluate import Evaluation, Predictor, evaluate_photos
 from segrd_edge.training.synthetic_test import SyntheticFrame, evaluate_frames
-from segrd_edge.training.threshold import Threshold, choose_threshold
+from segrd_edge.training.threshold import Reference, Threshold, choose_threshold
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,12 @@ class Judgement:
     held_out_scores: list[float]  # of the good images that the threshold comes from
     threshold: Threshold
     evaluation: Evaluation | None  # None where there is nothing to test on
+    shown_scores: list[float] = field(default_factory=list)  # of the `shown` images
+
+    @property
+    def paired_scores(self) -> list[float]:
+        """What tells how this graph's scores go with another's."""
+        return [*self.held_out_scores, *self.shown_scores]
 
 
 def judge(
@@ -42,6 +48,7 @@ def judge(
     test: Sequence[Photo],
     *,
     synthetic: Sequence[SyntheticFrame] = (),
+    shown: Sequence[npt.NDArray[np.uint8]] = (),
     false_reject: float,
     engine: str = "auto",
     reference: Judgement | None = None,
@@ -53,6 +60,7 @@ def judge(
         test: photographs to evaluate on, may be empty. Their defects state the escape rate, never move the threshold.
         synthetic: what to evaluate on where `test` is empty. No escape rate follows from these.
         false_reject: budget of good parts called defective.
+        shown: network images (h×w×3) with and without defects, for `reference`; they set no threshold by themselves.
         engine: "auto" is the fastest installed, which a Detector takes as well.
         reference: of the float graph on the same photographs, for one with less precision: an estimated threshold is
             carried over from it, see `training.threshold`.
@@ -65,6 +73,7 @@ def judge(
 
     try:
         scores = [on_frame(read_frame(path, value_range=preprocess.value_range))[1] for path in held_out]
+        shown_scores = [on_image(image)[1] for image in shown]
         evaluation = None
         if test:
             evaluation = evaluate_photos(on_frame, preprocess, test)
@@ -73,13 +82,11 @@ def judge(
     finally:
         loaded.close()
     defect_scores = evaluation.defect_scores if evaluation and not evaluation.is_synthetic else None
-    threshold = choose_threshold(
-        scores,
-        false_reject=false_reject,
-        defect_scores=defect_scores,
-        reference=None if reference is None else (reference.threshold, reference.held_out_scores),
-    )
-    return Judgement(scores, threshold, evaluation)
+    carried = None
+    if reference is not None:
+        carried = Reference(reference.threshold, reference.paired_scores, [*scores, *shown_scores])
+    threshold = choose_threshold(scores, false_reject=false_reject, defect_scores=defect_scores, reference=carried)
+    return Judgement(scores, threshold, evaluation, shown_scores)
 
 
 def image_predictor(engine: engines.Engine) -> Predictor:

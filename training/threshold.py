@@ -13,7 +13,7 @@ Two rules read the anomaly scores of n held-out good images, which neither train
 The scores of a second graph, INT8 beside float, are those of the first with small shifts. The conformal rule reads
 them like any others and keeps its guarantee. The tail is not fitted again: far behind few images a fit multiplies every
 shift (of a SegRD++, where INT8 moved scores by 0.01 on average, 36 images took it from 0.934 to 0.877, which turned 25
-of 140 verdicts). It is carried over, by the line that takes the logits of the one graph's scores to those of the other.
+of 140 verdicts). It is carried over, by what the second graph does to the scores that lie nearest to it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PARETO_EXCEEDANCES = 30  # fewer do not determine a shape
 _PARETO_SHAPES = (-0.5, 0.5)  # outside, maximum likelihood is irregular or the tail has no variance
 _LOGIT_MARGIN = 1e-7  # float32 scores closer to 0 or 1 than this are one step away from them
 _BINS = 40
-_LEAST_CORRELATION = 0.95  # of two graphs' logits; below, one says too little of the other
+_NEIGHBOURS = 15  # pairs of scores that carry a threshold over; few, because a shift depends on the score
 
 _JUST_BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 
@@ -54,6 +54,16 @@ class ConformalBound:
     value: float | None  # threshold that keeps the budget; None where n is too small
     guaranteed_rate: float  # false rejects at `value`; where that is None, the least that n images can guarantee
     needed: int  # good images that the budget needs
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Another graph's threshold, and the scores that both graphs give the same images: good ones and defects, seen in
+    training or not, because they only tell how scores of one graph become those of the other."""
+
+    threshold: Threshold
+    before: npt.ArrayLike  # n scores of the reference
+    after: npt.ArrayLike  # n scores of the graph that wants a threshold
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def choose_threshold(
     false_reject: float = 0.005,
     rule: Rule = "auto",
     defect_scores: npt.ArrayLike | None = None,
-    reference: tuple[Threshold, npt.ArrayLike] | None = None,
+    reference: Reference | None = None,
 ) -> Threshold:
     """Choose the threshold that rejects at most a share `false_reject` of good parts.
 
@@ -115,8 +125,7 @@ def choose_threshold(
         false_reject: the budget, in (0, 0.5).
         rule: "conformal", or "tail", or "auto": conformal where n suffices, else tail.
         defect_scores: scores of defect images, only to state the escape rate; they never move the threshold.
-        reference: another graph's threshold and its scores of the same good images, in the same order: its tail is
-            carried over where the scores of both go together.
+        reference: of a graph whose estimated threshold is carried over.
 
     Raises:
         ThresholdError: fewer than 8 good images; rule "conformal" with fewer images than it needs; good
@@ -142,7 +151,7 @@ def choose_threshold(
         )
     tail = _tail_estimate(good, false_reject)
     if reference is not None:
-        tail = _carried(reference[0].tail, _as_scores(reference[1], "reference"), good, false_reject) or tail
+        tail = _carried(reference, good, false_reject)
     estimated = rule == "tail" or conformal.value is None
     value = tail.value if rule == "tail" or conformal.value is None else conformal.value
     return Threshold(
@@ -200,19 +209,17 @@ def _tail_estimate(good: _Scores, false_reject: float) -> TailEstimate:
     return TailEstimate(_tail_value(level, good, false_reject, excess.size), method, int(excess.size), shape, scale)
 
 
-def _carried(tail: TailEstimate, before: _Scores, after: _Scores, false_reject: float) -> TailEstimate | None:
-    """The tail of the scores `before` as one of the scores `after`; None where the two do not go together."""
-    if before.size != after.size:
-        raise OptionError(
-            f"{before.size} reference scores beside {after.size}", expected="scores of the same good images"
-        )
-    x, y = _logits(before), _logits(after)
-    if np.ptp(x) == 0 or np.ptp(y) == 0 or np.corrcoef(x, y)[0, 1] < _LEAST_CORRELATION:
-        return None
-    slope, shift = np.polyfit(x, y, 1)
-    level = float(slope * _logits(np.array([tail.value]))[0] + shift)
-    value = _tail_value(level, after, false_reject, tail.exceedances)
-    return TailEstimate(value, "carried", tail.exceedances, tail.shape, float(slope * tail.scale))
+def _carried(reference: Reference, good: _Scores, false_reject: float) -> TailEstimate:
+    """The reference's tail, moved by the median shift of the logits of the scores nearest to its end."""
+    before, after = _as_scores(reference.before, "reference"), _as_scores(reference.after, "paired")
+    if before.size != after.size or not before.size:
+        raise OptionError(f"{before.size} reference scores beside {after.size}", expected="scores of the same images")
+    tail, x = reference.threshold.tail, _logits(before)
+    start = float(_logits(np.array([tail.value]))[0])
+    nearest = np.argsort(np.abs(x - start), kind="stable")[:_NEIGHBOURS]
+    shift = float(np.median(_logits(after)[nearest] - x[nearest]))
+    value = _tail_value(start + shift, good, false_reject, tail.exceedances)
+    return TailEstimate(value, "carried", tail.exceedances, tail.shape, tail.scale)
 
 
 def _logits(scores: _Scores) -> _Scores:

@@ -12,7 +12,7 @@ import pytest
 
 from segrd_edge.errors import OptionError, ThresholdError
 from segrd_edge.manifest import ThresholdRecord
-from segrd_edge.training.threshold import Rule, choose_threshold, parse_rate
+from segrd_edge.training.threshold import Reference, Rule, choose_threshold, parse_rate
 
 # A uniform score is the sigmoid of a logistic variable, and its true false-reject rate is 1 - threshold.
 rng = np.random.default_rng
@@ -187,49 +187,49 @@ def test_parse_rate_refuses(text: str) -> None:
         parse_rate(text)
 
 
-def _pair(seed: int = 0, count: int = 36, noise: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of two graphs for the same good images: logits halved and shifted, and some noise."""
+def _logit(score: float) -> float:
+    return math.log(score / (1 - score))
+
+
+def _pair(seed: int, count: int, low: float, high: float, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of two graphs for the same images: logits that differ by a quarter of themselves and 1, and some noise."""
     rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 1, count)
-    other = 0.5 * logits - 1 + rng.normal(0, noise, count)
+    logits = np.linspace(low, high, count)
+    other = 0.75 * logits - 1 + rng.normal(0, noise, count)
     return 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(-other))
 
 
-def test_a_tail_is_carried_over_by_the_line_between_the_logits() -> None:
-    before, after = _pair(noise=0.0)
-    first = choose_threshold(before)
-    second = choose_threshold(after, reference=(first, before))
+def test_a_tail_is_carried_over_by_the_shift_of_the_scores_beside_it() -> None:
+    good, same = _pair(0, 36, -2, 1, 0.0)
+    pairs = _pair(1, 400, -4, 6, 0.0)
+    first = choose_threshold(good)
+    second = choose_threshold(same, reference=Reference(first, *pairs))
     assert (second.rule, second.tail.method) == ("tail", "carried")
-    level = math.log(first.value / (1 - first.value))
-    assert second.value == pytest.approx(1 / (1 + math.exp(-(0.5 * level - 1))), abs=1e-6)
-    assert second.tail.scale == pytest.approx(0.5 * first.tail.scale)
+    assert _logit(second.value) == pytest.approx(0.75 * _logit(first.value) - 1, abs=0.02)
+    assert (second.tail.scale, second.tail.exceedances) == (first.tail.scale, first.tail.exceedances)
     assert "carried over from fp32's" in second.statement
 
 
 def test_a_carried_tail_moves_less_than_one_that_is_fitted_again() -> None:
-    """Over many sets of images, INT8's noise turns the threshold, in logits, by less."""
+    """Over many sets of images, noise in the scores turns the threshold, in logits, by less."""
     fitted, carried = [], []
     for seed in range(40):
-        before, after = _pair(seed, noise=0.05)
-        first = choose_threshold(before)
-        wanted = 0.5 * math.log(first.value / (1 - first.value)) - 1
-        for errors, threshold in (
-            (fitted, choose_threshold(after)),
-            (carried, choose_threshold(after, reference=(first, before))),
-        ):
-            errors.append(math.log(threshold.value / (1 - threshold.value)) - wanted)
+        good, same = _pair(seed, 36, -2, 1, 0.1)
+        pairs = _pair(100 + seed, 100, -4, 6, 0.1)
+        first = choose_threshold(good)
+        wanted = 0.75 * _logit(first.value) - 1
+        fitted.append(_logit(choose_threshold(same).value) - wanted)
+        carried.append(_logit(choose_threshold(same, reference=Reference(first, *pairs)).value) - wanted)
     assert np.std(carried) < 0.6 * np.std(fitted)
 
 
-def test_what_does_not_go_together_is_fitted_and_a_guarantee_is_made_anew() -> None:
-    before, after = _pair(noise=2.0)
-    alone = choose_threshold(after)
-    assert choose_threshold(after, reference=(choose_threshold(before), before)) == alone
-    flat = np.full(36, 0.3)
-    assert choose_threshold(flat, reference=(choose_threshold(before), before)) == choose_threshold(flat)
-    before, after = _pair(count=250)
-    guaranteed = choose_threshold(after, reference=(choose_threshold(before), before))
+def test_a_carried_tail_accepts_the_images_at_hand_and_a_guarantee_is_made_anew() -> None:
+    good, same = _pair(0, 36, -2, 1, 0.0)
+    far_down = Reference(choose_threshold(good), good, np.full(36, 1e-3))
+    assert choose_threshold(same, reference=far_down).value > same.max()
+    many, others = _pair(0, 250, -2, 1, 0.0)
+    guaranteed = choose_threshold(others, reference=Reference(choose_threshold(many), many, others))
     assert guaranteed.rule == "conformal"
-    assert guaranteed.value == choose_threshold(after).value
-    with pytest.raises(OptionError, match="250 reference scores beside 36"):
-        choose_threshold(_pair()[1], reference=(choose_threshold(before), before))
+    assert guaranteed.value == choose_threshold(others).value
+    with pytest.raises(OptionError, match="36 reference scores beside 250"):
+        choose_threshold(same, reference=Reference(choose_threshold(good), good, others))
