@@ -20,6 +20,7 @@ def render_page(report: LatencyReport) -> str:
     """The page's HTML."""
     return fill(
         "latency.html",
+        subject="latency",
         product=escape(report.product),
         facts=items([report.bundle, report.model, *figures.setting(report), f"{report.started:%Y-%m-%d %H:%M} UTC"]),
         headline=escape(figures.headline(report)),
@@ -43,21 +44,33 @@ def write_page(path: str | Path, page: str) -> None:
         file.write(page.encode())
 
 
-def fill(template: str, **values: Any) -> str:
-    """A page from a template of this package; the values are HTML already."""
+def fill(sections: str, *, subject: str, product: str, **values: Any) -> str:
+    """A page of this package: templates/page.html around a template of sections; the values are HTML already.
+
+    Args:
+        subject: what the page is about, a few words for its title.
+    """
     folder = files("segrd_edge.benchmarks").joinpath("templates")
-    style = folder.joinpath("latency.css").read_text(encoding="utf-8")
-    return Template(folder.joinpath(template).read_text(encoding="utf-8")).substitute(style=style, **values)
+    page, style, inner = (
+        folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "latency.css", sections)
+    )
+    frame = {"style": style, "title": f"{product}: {subject}", "eyebrow": f"segrd-edge · {subject}", "product": product}
+    return Template(page).substitute(frame, sections=Template(inner).substitute(values), **values)
 
 
 def _table(report: LatencyReport, columns: Callable[[ContenderLatency], dict[str, str]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns(report.contenders[0]))
-    rows = []
-    for contender in report.contenders:
-        cells = "".join(f"<td>{escape(figure)}</td>" for figure in columns(contender).values())
-        mark = ' class="fastest"' if contender is report.fastest else ""
-        rows.append(f'<tr{mark}><th scope="row">{escape(contender.name)}</th>{cells}</tr>')
-    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return table({contender.name: columns(contender) for contender in report.contenders}, bold=report.fastest.name)
+
+
+def table(rows: Mapping[str, Mapping[str, str]], bold: str = "") -> str:
+    """A row per name, a column per figure; the row `bold` stands out."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in next(iter(rows.values())))
+    lines = []
+    for name, figures_of in rows.items():
+        cells = "".join(f"<td>{escape(figure)}</td>" for figure in figures_of.values())
+        mark = ' class="fastest"' if name == bold else ""
+        lines.append(f'<tr{mark}><th scope="row">{escape(name)}</th>{cells}</tr>')
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def _histogram(contender: ContenderLatency) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 
 from . import charts, figures
 from .distribution import PERCENTILES, Distribution
-from .html import facts_table, fill, items, machine_rows, warning_list
+from .html import facts_table, fill, items, machine_rows, table, warning_list
 from .latency_report import QUIET_OTHER_CPU
 from .line import LineReport
 
@@ -62,11 +61,12 @@ def render_line_page(report: LineReport) -> str:
     """The page's HTML."""
     return fill(
         "line.html",
+        subject="latency on a line",
         product=escape(report.product),
         facts=items([report.bundle, *setting(report), f"{report.started:%Y-%m-%d %H:%M} UTC"]),
         headline=escape(headline(report)),
         warnings=warning_list(warnings(report)),
-        table=_table(rows(report)),
+        table=table(rows(report)),
         timeline=charts.timeline(
             report.arrivals.times_ms.tolist(), report.latency.samples_ms.tolist(), report.deadline_ms
         ),
@@ -92,15 +92,6 @@ def _figures(durations: Distribution) -> dict[str, str]:
         "jitter": figures.ms(durations.jitter),
         "std": figures.ms(durations.std),
     }
-
-
-def _table(found: Mapping[str, Mapping[str, str]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in next(iter(found.values())))
-    lines = [
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(text)}</td>" for text in cells.values())}</tr>'
-        for name, cells in found.items()
-    ]
-    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
 def _mib(value: float | None) -> str:
