@@ -31,6 +31,7 @@ from segrd_edge.console import console, track
 from segrd_edge.errors import DataError
 from segrd_edge.export.judge import image_predictor
 from segrd_edge.frames import read_frame
+from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import Photo
 from segrd_edge.training.evaluate import Evaluation, evaluate_photos, photos_of_run
@@ -57,7 +58,7 @@ def main(
     choices = {"good only": False, "good and synthetic": True}
     frames = {name: _frames(loaded, data, count, synthetic=synthetic) for name, synthetic in choices.items()}
     scopes = scope or ["all"]
-    found = compare(graph, loaded.preprocess, frames, photos, scopes, method)
+    found = compare(graph, loaded.preprocess, loaded.map_spec, frames, photos, scopes, method)
     options = [f"--count {count}", *(f"--scope {name}" for name in scopes), f"--method {method}"]
     result = {
         "command": " ".join(["python -m segrd_edge.benchmarks.calibration_frames", run.resolve().name, *options]),
@@ -76,6 +77,7 @@ def main(
 def compare(
     graph: onnx.ModelProto,
     preprocess: Preprocess,
+    spec: MapSpec,
     frames: Mapping[str, Sequence[CalibrationFrame]],
     photos: Sequence[Photo],
     scopes: Sequence[Any],
@@ -87,17 +89,21 @@ def compare(
         frames: name → calibration frames.
         photos: real photographs, good ones and defects.
     """
-    reference = _evaluate(graph, preprocess, photos, "fp32")
+    reference = _evaluate(graph, preprocess, spec, photos, "fp32")
     defects = [photo.path for photo in photos if photo.is_defect]
     looked_at = [defects[i * len(defects) // DEFECTS_LOOKED_AT] for i in range(min(DEFECTS_LOOKED_AT, len(defects)))]
-    images = [preprocess.resize(read_frame(path, value_range=preprocess.value_range)) for path in looked_at]
+    images = [
+        image
+        for path in looked_at
+        for image in preprocess.network_images(read_frame(path, value_range=preprocess.value_range))
+    ]
     rows = []
     for scope in scopes:
         settings = Int8Settings(method=method, scope=scope)
         for name, chosen in frames.items():
             console.print(f"calibrating {scope} on {len(chosen)} frames: {name}", markup=False)
             made = calibrate(graph, chosen, settings, cache=ObservationCache(), track=track)
-            evaluation = _evaluate(made.model, preprocess, photos, f"{scope}, {name}")
+            evaluation = _evaluate(made.model, preprocess, spec, photos, f"{scope}, {name}")
             rows.append({
                 "scope": scope,
                 "calibration": name,
@@ -108,7 +114,7 @@ def compare(
             })  # fmt: skip
     return {
         "test_images": {"good": len(photos) - len(defects), "defect": len(defects)},
-        "defects_looked_at": len(images),
+        "defects_looked_at": len(looked_at),
         "fp32": _figures(reference, reference),
         "int8": rows,
     }
@@ -133,12 +139,18 @@ def _test_photos(run: Run, data: Path | None) -> list[Photo]:
     return photos
 
 
-def _evaluate(graph: onnx.ModelProto, preprocess: Preprocess, photos: Sequence[Photo], name: str) -> Evaluation:
+def _evaluate(
+    graph: onnx.ModelProto, preprocess: Preprocess, spec: MapSpec, photos: Sequence[Photo], name: str
+) -> Evaluation:
     engine = engines.create("auto", graph.SerializeToString())
-    on_image = image_predictor(engine)
+    on_image = image_predictor(engine, preprocess, spec)
     try:
-        tracked = track(photos, f"evaluating {name}", len(photos))
-        return evaluate_photos(lambda frame: on_image(preprocess.resize(frame)), preprocess, tracked)
+        return evaluate_photos(
+            lambda frame: on_image(preprocess.resize(frame)),
+            preprocess,
+            photos,
+            track=lambda items: track(items, f"evaluating {name}", len(items)),
+        )
     finally:
         engine.close()
 

@@ -128,7 +128,7 @@ def _metrics(
     from segrd_edge.training.metrics import evaluate_maps
 
     metrics = evaluate_maps(
-        np.stack([output.anomaly_map[::MAP_STEP, ::MAP_STEP] for output in results]),
+        [output.anomaly_map[::MAP_STEP, ::MAP_STEP] for output in results],
         [None if mask is None else mask[::MAP_STEP, ::MAP_STEP] for mask in masks],
         [mask is not None for mask in masks],
         [output.score for output in results],

@@ -7,7 +7,7 @@ A scale has to cover what the line will show, so the photographs are chosen to d
 from all chosen before (farthest-point sampling; Gonzalez 1985 shows that no choice of as many leaves any photograph
 less than half as far from its nearest chosen one). What differs is seen on thumbnails, where lighting, colour, position
 and kind of part show and the camera's noise does not. A random choice follows the folder instead: a hundred frames of a
-part that stood still would be most of the set.
+part that stood still would be most of the set. With tiles it is they that are chosen, whatever photograph they are of.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -90,8 +90,8 @@ def choose_frames(
 ) -> list[CalibrationFrame]:
     """Seeded choice of `count` frames: half good, half synthetic defects, all on different photographs while they last.
 
-    Photographs that show the same (NEAR_DUPLICATE) count as one. Where too few are left, more of the frames are
-    synthetic. The kinds of synthetic defects take turns.
+    Photographs, or tiles of them, that show the same (NEAR_DUPLICATE) count as one. Where too few are left, more of the
+    frames are synthetic. The kinds of synthetic defects take turns.
 
     Args:
         photos: photographs of good parts, best those that trained (the held-out ones set the threshold).
@@ -110,28 +110,38 @@ def choose_frames(
         )
     chosen = _different(photos, preprocess, count, np.random.default_rng([seed, _STREAM]), track)
     chosen = chosen[0::2] + chosen[1::2]  # the good half and the other one are equally diverse
-    images = [_network_image(path, preprocess) for path in chosen]
-    sums = [file_sha256(path) for path in chosen]
+    images = [_network_image(view, preprocess) for view in chosen]
+    paths = [view.path for view in chosen]
+    sums = [file_sha256(path) for path in paths]
     good = min(count // 2 if synthetic else count, len(chosen))
-    frames = [CalibrationFrame(images[k], chosen[k], sums[k], "good") for k in range(good)]
+    frames = [CalibrationFrame(images[k], paths[k], sums[k], "good") for k in range(good)]
     sources = TextureFolder(textures) if textures else SelfTextures(images)
     defects = [(name, create_defects([name], images, sources)) for name in DEFECTS]
     for k in range(good, count if synthetic else good):
         i, (name, draw) = k % len(chosen), defects[k % len(defects)]
         image, mask = _with_defect(images[i], draw, np.random.default_rng([seed, _STREAM, k]))
-        frames.append(CalibrationFrame(image, chosen[i], sums[i], "synthetic", mask, name))
+        frames.append(CalibrationFrame(image, paths[i], sums[i], "synthetic", mask, name))
     return frames
+
+
+class _View(NamedTuple):
+    """What a network image shows: a photograph, or the tile with this number in it."""
+
+    path: Path
+    tile: int
 
 
 def _different(
     photos: Sequence[Path], preprocess: Preprocess, count: int, rng: np.random.Generator, track: Track
-) -> list[Path]:
-    """At most `count` photographs that show something different, the most different first. Holds their thumbnails."""
+) -> list[_View]:
+    """At most `count` views that show something different, the most different first. Holds their thumbnails."""
     looked_at = [photos[i] for i in rng.permutation(len(photos))[: _LOOKED_AT * count]]
-    thumbnails = np.stack(
-        [_thumbnail(_network_image(path, preprocess)) for path in track(looked_at, "reading photographs")]
-    )
-    return [looked_at[i] for i in farthest_points(thumbnails, count, NEAR_DUPLICATE)]
+    views, thumbnails = [], []
+    for path in track(looked_at, "reading photographs"):
+        images = _network_images(path, preprocess)
+        views += [_View(path, tile) for tile in range(len(images))]
+        thumbnails += [_thumbnail(image) for image in images]
+    return [views[i] for i in farthest_points(np.stack(thumbnails), count, NEAR_DUPLICATE)]
 
 
 def farthest_points(points: npt.NDArray[np.float32], count: int, least: float) -> list[int]:
@@ -157,8 +167,12 @@ def _thumbnail(image: Image) -> npt.NDArray[np.float32]:
     return np.asarray(small, np.float32).reshape(-1)
 
 
-def _network_image(path: Path, preprocess: Preprocess) -> Image:
-    return preprocess.resize(read_frame(path, value_range=preprocess.value_range))
+def _network_images(path: Path, preprocess: Preprocess) -> list[Image]:
+    return preprocess.network_images(read_frame(path, value_range=preprocess.value_range))
+
+
+def _network_image(view: _View, preprocess: Preprocess) -> Image:
+    return np.ascontiguousarray(_network_images(view.path, preprocess)[view.tile])
 
 
 def _with_defect(image: Image, defects: Defects, rng: np.random.Generator) -> tuple[Image, Mask]:

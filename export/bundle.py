@@ -207,6 +207,7 @@ def _judge(
     return judge(
         graph.judged,
         run.preprocess,
+        run.map_spec,
         held_out,
         test,
         synthetic=synthetic,

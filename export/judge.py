@@ -19,7 +19,9 @@ import onnx
 
 from segrd_edge import engines
 from segrd_edge.frames import read_frame
+from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
+from segrd_edge.tiles import on_tiles
 from segrd_edge.training.data import Photo
 from segrd_edge.training.evaluate import Evaluation, Predictor, evaluate_photos
 from segrd_edge.training.synthetic_test import SyntheticFrame, evaluate_frames
@@ -44,6 +46,7 @@ class Judgement:
 def judge(
     graph: onnx.ModelProto,
     preprocess: Preprocess,
+    spec: MapSpec,
     held_out: Sequence[Path],
     test: Sequence[Photo],
     *,
@@ -66,7 +69,7 @@ def judge(
             carried over from it, see `training.threshold`.
     """
     loaded = engines.create(engine, graph.SerializeToString())
-    on_image = image_predictor(loaded)
+    on_image = image_predictor(loaded, preprocess, spec)
 
     def on_frame(frame: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
         return on_image(preprocess.resize(frame))
@@ -89,11 +92,12 @@ def judge(
     return Judgement(scores, threshold, evaluation, shown_scores)
 
 
-def image_predictor(engine: engines.Engine) -> Predictor:
-    """A loaded graph of network images as evaluation takes it."""
+def image_predictor(engine: engines.Engine, preprocess: Preprocess, spec: MapSpec) -> Predictor:
+    """A loaded graph of network images as evaluation takes it: on what `preprocess.resize` returns."""
 
     def predict(image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
-        output = engine.run(image)
-        return output.anomaly_map.copy(), output.score  # the engine overwrites its own map
+        grid = preprocess.grid((image.shape[0], image.shape[1]))
+        score, anomaly_map = on_tiles(engine.run_all, image, grid, spec)
+        return anomaly_map, score
 
     return predict

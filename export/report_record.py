@@ -150,6 +150,10 @@ def _preprocess_options(preprocess: Preprocess) -> Iterable[str]:
         yield f"--fit {preprocess.fit}"
     if preprocess.crop_xywh:
         yield f"--crop {','.join(map(str, preprocess.crop_xywh))}"
+    if preprocess.tile_hw:
+        height, width = preprocess.tile_hw
+        yield f"--tile {height}" if height == width else f"--tile {height}x{width}"
+        yield f"--overlap {preprocess.overlap:g}"
     if preprocess.value_range:
         yield "--range {}:{}".format(*preprocess.value_range)
 

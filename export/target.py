@@ -69,6 +69,12 @@ class Target:
         """
         if self.frame_hw is None:
             return
+        if preprocess.tile_hw is not None:
+            raise OptionError(
+                f"{self._frame} of a network with tiles",
+                expected="network images: the processor cuts the tiles",
+                fix="leave --frame out; --batch lets several tiles share a run",
+            )
         try:
             preprocess.placement(self.frame_hw)
         except FrameError as error:

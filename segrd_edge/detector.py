@@ -26,12 +26,14 @@ from .mapspec import MapSpec
 from .preprocess import Placement, Preprocess
 from .regions import find_regions
 from .selftest import SelfTest, self_test
+from .tiles import TileGrid, join, on_tiles
 
 
 class _Prepared(NamedTuple):
     """A frame on its way into the engine."""
 
-    item: npt.NDArray[np.uint8]  # what the graph takes: the network image, or the frame itself
+    items: list[npt.NDArray[np.uint8]]  # what the graph takes: a network image for every tile, or the frame itself
+    grid: TileGrid  # where the tiles' maps lie in the frame's
     placement: Placement
     counted: npt.NDArray[np.bool_] | None  # network pixels that count; None: all
     preprocess_ms: float
@@ -161,8 +163,8 @@ class Detector:
             frames: each as `inspect` takes it; they may differ in size.
 
         Returns:
-            One `Inspection` for each, in order. `timings_ms["engine"]` is that of the shared run; "total" is the time
-            from the call to this frame's verdict.
+            One `Inspection` for each, in order. `timings_ms["engine"]` is that of the shared run, of all runs of a
+            frame with more tiles than `batch`; "total" is the time from the call to this frame's verdict.
 
         Raises:
             As `inspect`; then there is no result for any frame.
@@ -170,12 +172,12 @@ class Detector:
         start = perf_counter()
         prepared = [self._prepare(frame) for frame in frames]
         inspections = []
-        for first in range(0, len(prepared), self.batch):
-            run = prepared[first : first + self.batch]
-            outputs, engine_ms = self._run([item.item for item in run])
-            inspections += [
-                self._conclude(item, output, engine_ms, start) for item, output in zip(run, outputs, strict=True)
-            ]
+        for group in self._groups(prepared):
+            outputs, engine_ms = self._run([item for member in group for item in member.items])
+            rest = iter(outputs)
+            for member in group:
+                own = [output for _, output in zip(member.items, rest, strict=False)]
+                inspections.append(self._conclude(member, own, engine_ms, start))
         return inspections
 
     def inspect_many(self, frames: Iterable[npt.NDArray[Any]]) -> Iterator[Inspection]:
@@ -183,15 +185,19 @@ class Detector:
         return (self.inspect(frame) for frame in frames)
 
     def run_engine(self, image: npt.NDArray[np.uint8]) -> EngineOutput:
-        """The engine alone: what the cost of `inspect` is measured against.
+        """The engine alone, and what makes one map of tiles: what the cost of `inspect` is measured against.
 
         Args:
-            image: a network image (uint8 h×w×3 BGR), or a frame where `takes_frames`.
+            image: what `preprocess.resize` returns (uint8 h×w×3 BGR), a network image or one that holds tiles; or a
+                frame where `takes_frames`.
 
         The map may be the engine's own buffer, valid until its next run.
         """
         with self._lock:
-            return self._engine.run(image)
+            if image.shape[:2] == self._engine.input_hw:
+                return self._engine.run(image)
+            grid = self.preprocess.grid((image.shape[0], image.shape[1]))
+            return on_tiles(self._engine.run_all, image, grid, self._map_spec)
 
     def self_test(self) -> SelfTest:
         """Run the bundle's golden images and compare with what is stored; see `segrd_edge.selftest`.
@@ -238,25 +244,38 @@ class Detector:
             )
         placement = self.preprocess.placement(frame_hw)
         counted = self._counting.at_network_size(placement)
-        item = frame_bgr if self._engine.takes_frames else self.preprocess.resize(frame_bgr)
-        return _Prepared(item, placement, counted, (perf_counter() - start) * 1e3)
+        grid = self.preprocess.grid(placement.size_hw)
+        items = [frame_bgr] if self._engine.takes_frames else grid.cut(self.preprocess.resize(frame_bgr))
+        return _Prepared(items, grid, placement, counted, (perf_counter() - start) * 1e3)
 
-    def _run(self, items: list[npt.NDArray[np.uint8]]) -> tuple[list[EngineOutput], float]:
-        """Scores and maps (copies), and milliseconds of the engine's run."""
+    def _groups(self, prepared: Sequence[_Prepared]) -> Iterator[list[_Prepared]]:
+        """Frames that share a run of the engine; one with more tiles than the batch takes several by itself."""
+        group: list[_Prepared] = []
+        for frame in prepared:
+            if group and sum(len(member.items) for member in group) + len(frame.items) > self.batch:
+                yield group
+                group = []
+            group.append(frame)
+        if group:
+            yield group
+
+    def _run(self, items: Sequence[npt.NDArray[np.uint8]]) -> tuple[list[EngineOutput], float]:
+        """Scores and maps, which no later run overwrites, and milliseconds of the engine's runs."""
         with self._lock:
             start = perf_counter()
-            outputs = self._engine.run_batch(items)
+            outputs = self._engine.run_all(items)
             engine_ms = (perf_counter() - start) * 1e3
-            outputs = [EngineOutput(output.score, output.anomaly_map.copy()) for output in outputs]
         if self._keep_warm is not None:
             self._keep_warm.frame_came()
         return outputs, engine_ms
 
-    def _conclude(self, prepared: _Prepared, output: EngineOutput, engine_ms: float, start: float) -> Inspection:
-        """Score and map → verdict and regions."""
+    def _conclude(
+        self, prepared: _Prepared, outputs: Sequence[EngineOutput], engine_ms: float, start: float
+    ) -> Inspection:
+        """Scores and maps of the tiles → verdict and regions."""
         executed = perf_counter()
         placement, counted = prepared.placement, prepared.counted
-        score, anomaly_map = output
+        score, anomaly_map = join(prepared.grid, outputs, self._map_spec)
         if counted is not None:
             score = self._map_spec.score(anomaly_map[counted])
         if not math.isfinite(score):  # NaN would compare as good

@@ -45,6 +45,12 @@ def memory_gib() -> float | None:
     return round(int(total[1]) / 2**20, 1) if total else None
 
 
+def available_memory_bytes() -> int | None:
+    """What programs may still take without swapping; None where the system does not say."""
+    available = re.match(r"(\d+) kB", _key_values(Path("/proc/meminfo")).get("MemAvailable", ""))
+    return int(available[1]) * 1024 if available else None
+
+
 def package_version(package: str) -> str | None:
     """Installed version of a distribution, or None."""
     try:

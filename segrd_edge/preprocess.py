@@ -4,6 +4,9 @@
 it. Where an axis shrinks that is area averaging (each network pixel is the mean of the frame area that it covers, so
 fine defects are not aliased away); where an axis grows it is bilinear. Normalisation happens inside the deploy graph
 (`export.deploy`) and, for training, in `training.maps`.
+
+What comes out is one network image. With tiles it is the whole frame at the tiles' scale, of which `Preprocess.grid`
+makes network images; its map is stitched from theirs.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import FrameError, OptionError
+from .tiles import TileGrid, tile_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SIZE_MULTIPLE = 32  # the coarsest feature map of the backbones is 1/32 of the image
+MOST_OVERLAP = 0.75  # of a tile; every pixel is then computed 16 times
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,9 @@ class Placement:
     """Where a frame lies inside the network image, and the way back.
 
     The crop of a frame of `frame_hw` pixels, or all of it, fills the rectangle `top, left, height, width` of a network
-    image of `size_hw` pixels; the rest, if any, is letterbox border. Coordinates are pixel edges: (0, 0) is the outer
-    corner of the first pixel, of the whole frame and not of the crop.
+    image of `size_hw` pixels; the rest, if any, is letterbox border. With tiles, the network image is here the resized
+    frame that they are cut from, and a network pixel one of its pixels. Coordinates are pixel edges: (0, 0) is the
+    outer corner of the first pixel, of the whole frame and not of the crop.
     """
 
     frame_hw: tuple[int, int]
@@ -91,7 +97,7 @@ class Preprocess:
     """How a frame becomes what the network sees. Stored in the run and in the bundle.
 
     Raises:
-        OptionError: a size that is not a multiple of 32, an unknown fit or pixel order, or an impossible crop.
+        OptionError: a size that is not a multiple of 32, an unknown fit or pixel order, an impossible crop or tile.
     """
 
     size_hw: tuple[int, int] = (256, 256)  # network size
@@ -102,6 +108,8 @@ class Preprocess:
     fill: int = 114  # grey level of the letterbox border
     value_range: tuple[int, int] | None = None  # of 16-bit frames: (black, white); None refuses them
     crop_xywh: tuple[int, int, int, int] | None = None  # left, top, width, height, frame pixels: all that is looked at
+    tile_hw: tuple[int, int] | None = None  # frame pixels that a network image shows; None: the whole crop or frame
+    overlap: float = 0.25  # share of a tile that neighbours have in common, at least
 
     def __post_init__(self) -> None:
         if len(self.size_hw) != 2 or any(s < SIZE_MULTIPLE or s % SIZE_MULTIPLE for s in self.size_hw):
@@ -121,20 +129,38 @@ class Preprocess:
                 expected="left >= 0, top >= 0, width >= 1, height >= 1, in frame pixels",
                 fix="for example --crop 100,0,1800,1800",
             )
+        self._check_tiles()
 
     @property
     def least_frame_hw(self) -> tuple[int, int]:
-        """Height and width of the smallest frame that the crop lies inside of."""
-        left, top, width, height = self.crop_xywh or (0, 0, 1, 1)
+        """Height and width of the smallest frame that the crop lies inside of, and that is no smaller than a tile."""
+        left, top, width, height = self.crop_xywh or (0, 0, *(self.tile_hw or (1, 1))[::-1])
         return top + height, left + width
+
+    def grid(self, image_hw: tuple[int, int]) -> TileGrid:
+        """The network images in what `resize` returns, `image_hw` pixels of it; one, but for frames with tiles."""
+        return tile_grid(image_hw, image_hw if self.tile_hw is None else self.size_hw, self.overlap)
+
+    def network_images(self, frame_bgr_u8: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
+        """All that the network is shown of a frame (uint8 H×W×3, BGR): one image (uint8 h×w×3, BGR) or a tile each.
+
+        Tiles are views of one array, and overlap.
+
+        Raises:
+            FrameError: as `resize`.
+        """
+        image = self.resize(frame_bgr_u8)
+        return self.grid((image.shape[0], image.shape[1])).cut(image)
 
     def placement(self, frame_hw: tuple[int, int]) -> Placement:
         """Where a frame of `frame_hw` pixels lands in the network image.
 
         Raises:
-            FrameError: the crop reaches outside the frame.
+            FrameError: the crop reaches outside the frame, or the frame is smaller than a tile.
         """
         self._check_crop(frame_hw)
+        if self.tile_hw is not None:
+            return self._tiled_placement(frame_hw, self.tile_hw)
         height, width = self.size_hw
         if self.fit == "stretch":
             return Placement(frame_hw, self.size_hw, 0, 0, height, width, self.crop_xywh)
@@ -148,16 +174,58 @@ class Preprocess:
     def resize(self, frame_bgr_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """A frame (uint8 H×W×3, BGR) → the network image before normalisation (uint8 h×w×3, BGR), newly allocated.
 
+        With tiles, the image that `grid` cuts into network images.
+
         Raises:
-            FrameError: the crop reaches outside the frame.
+            FrameError: the crop reaches outside the frame, or the frame is smaller than a tile.
         """
         place = self.placement((frame_bgr_u8.shape[0], frame_bgr_u8.shape[1]))
         inner = shrink_or_grow(place.seen(frame_bgr_u8), (place.height, place.width))
-        if (place.height, place.width) == self.size_hw:
+        if (place.height, place.width) == place.size_hw:
             return inner
         image = np.full((*self.size_hw, 3), self.fill, np.uint8)
         place.covered(image)[...] = inner
         return image
+
+    def _tiled_placement(self, frame_hw: tuple[int, int], tile_hw: tuple[int, int]) -> Placement:
+        seen_hw = (self.crop_xywh[3], self.crop_xywh[2]) if self.crop_xywh else frame_hw
+        if seen_hw[0] < tile_hw[0] or seen_hw[1] < tile_hw[1]:
+            raise FrameError(
+                f"a frame of {frame_hw[1]}×{frame_hw[0]} pixels (width×height)",
+                expected=f"at least one tile of {tile_hw[1]}×{tile_hw[0]} frame pixels",
+                fix="train with a smaller --tile, or without it for frames this small",
+            )
+        # The scale is that of the tile, so that a defect has one size in frames of every size.
+        height, width = (
+            max(size, round(seen * size / tile))
+            for seen, size, tile in zip(seen_hw, self.size_hw, tile_hw, strict=True)
+        )
+        return Placement(frame_hw, (height, width), 0, 0, height, width, self.crop_xywh)
+
+    def _check_tiles(self) -> None:
+        if not 0 <= self.overlap <= MOST_OVERLAP:
+            raise OptionError(f"an overlap of {self.overlap}", expected=f"0 to {MOST_OVERLAP}, a share of a tile")
+        if self.tile_hw is None:
+            return
+        if len(self.tile_hw) != 2 or min(self.tile_hw) < 1:
+            raise OptionError(
+                f"tiles of {'x'.join(map(str, self.tile_hw))} cannot be used",
+                expected="a height and a width of at least 1, in frame pixels",
+                fix="for example --tile 512",
+            )
+        crop = self.crop_xywh
+        if crop is not None and (crop[3] < self.tile_hw[0] or crop[2] < self.tile_hw[1]):
+            raise OptionError(
+                f"tiles of {self.tile_hw[1]}×{self.tile_hw[0]} (width×height) in a crop of {crop[2]}×{crop[3]} pixels",
+                expected="a crop of at least one tile",
+                fix="choose a smaller --tile, or leave it out: the crop alone then fills the network image",
+            )
+        if self.fit != "stretch":
+            raise OptionError(
+                f"fit {self.fit!r} with tiles",
+                expected="'stretch': tiles fill the network image",
+                fix="leave --fit out; a --tile of the network's proportions keeps those of the frame",
+            )
 
     def _check_crop(self, frame_hw: tuple[int, int]) -> None:
         least_hw = self.least_frame_hw

@@ -43,6 +43,14 @@ def train(
     crop: Annotated[
         str | None, typer.Option(help="Look at this part of every frame only: LEFT,TOP,WIDTH,HEIGHT in its pixels.")
     ] = None,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            help="For large frames: cut them into tiles of so many of their pixels, SIDE or HEIGHTxWIDTH, each shown "
+            "at --size."
+        ),
+    ] = None,
+    overlap: Annotated[float, typer.Option(help="Share of a tile that neighbours have in common.")] = 0.25,
     rotation: Annotated[str, typer.Option(help="Turn training images: none, small (5 degrees) or full.")] = "none",
     foreground: Annotated[
         bool, typer.Option(help="Keep synthetic defects on an object before a plain background.")
@@ -95,7 +103,7 @@ def train(
             textures=str(textures) if textures else None,
             foreground=foreground,
             rotation=one_of("--rotation", rotation, ("none", "small", "full")),
-            preprocess=parse_preprocess(size, fit, value_range, crop),
+            preprocess=parse_preprocess(size, fit, value_range, crop, tile, overlap),
             batch=batch or default_batch(model, minutes),
             seed=seed,
             held_out=held_out,
@@ -159,11 +167,14 @@ def evaluate(
         emit_json({"model": str(model), "photos": str(photos), **result.to_dict()})
 
 
-def parse_preprocess(size: str, fit: str, value_range: str | None, crop: str | None) -> Any:
+def parse_preprocess(
+    size: str, fit: str, value_range: str | None, crop: str | None, tile: str | None, overlap: float
+) -> Any:
     """The preprocessing that the options describe."""
     from segrd_edge.preprocess import Preprocess
 
     sides = parse_ints("--size", size, 2 if "x" in size else 1, "x", "256x640")
+    tile_sides = parse_ints("--tile", tile, 2 if "x" in tile else 1, "x", "512x640") if tile else None
     limits = parse_ints("--range", value_range, 2, ":", "0:4095") if value_range else None
     crop_xywh = parse_ints("--crop", crop, 4, ",", "100,0,1800,1800") if crop else None
     return Preprocess(
@@ -171,6 +182,8 @@ def parse_preprocess(size: str, fit: str, value_range: str | None, crop: str | N
         fit=cast(Any, fit),
         value_range=cast(Any, limits),
         crop_xywh=cast(Any, crop_xywh),
+        tile_hw=(tile_sides[0], tile_sides[-1]) if tile_sides else None,
+        overlap=overlap,
     )
 
 

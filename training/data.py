@@ -212,4 +212,6 @@ def _usable(photo: Photo, problems: list[Problem], seen: dict[str, Path], prepro
 def _hint(error: FrameError) -> str:
     if "value range" in error.what:
         return " (state the range with --range 0:65535, or 0:4095 for 12-bit cameras)"
+    if "one tile" in (error.expected or ""):
+        return f", smaller than {error.expected.removeprefix('at least ')}"
     return " (give a --crop inside it)" if "the crop" in error.what else ""

@@ -10,7 +10,7 @@ defects, `training.synthetic_test` paints some.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,19 @@ from segrd_edge.preprocess import Placement, Preprocess
 from segrd_edge.selftest import golden_frame
 
 from .data import GOOD, Photo, PhotoFolder, file_sha256, read_mask, scan
+from .memory import check_memory
 from .metrics import Metrics, downsample_mask, evaluate_maps
 
+BYTES_PER_PIXEL = 80  # of a map, while the metrics are found: 70 were measured, and map and mask are kept
+
 Frame = npt.NDArray[np.uint8]
-# A frame (uint8 H×W×3 BGR) → its anomaly map (float32 h×w at network size) and score.
+# A frame (uint8 H×W×3 BGR) → its anomaly map (float32 h×w, as large as the frame after `Preprocess.resize`) and score.
 Predictor = Callable[[Frame], tuple[npt.NDArray[np.float32], float]]
 
 
 @dataclass(frozen=True)
 class FrameResult:
-    """One evaluated photograph. Map and mask are at network size."""
+    """One evaluated photograph. Map and mask are at network size, or at that of all tiles together."""
 
     photo: Photo
     score: float
@@ -94,20 +97,32 @@ class Evaluation:
         return {"source": self.source, **self.metrics.to_dict(), "images_left_out": left_out, "by_kind": kinds}
 
 
-def evaluate_photos(predictor: Predictor, preprocess: Preprocess, photos: Iterable[Photo]) -> Evaluation:
+def evaluate_photos(
+    predictor: Predictor,
+    preprocess: Preprocess,
+    photos: Sequence[Photo],
+    *,
+    track: Callable[[Sequence[Any]], Iterable[Any]] = lambda items: items,
+) -> Evaluation:
     """Evaluate a predictor on photographs; masks come to network size by `training.metrics.downsample_mask`.
 
+    Args:
+        track: wraps the photographs, for a progress bar.
+
     Raises:
-        DataError: no photograph to evaluate.
+        DataError: no photograph to evaluate, or more than the memory holds the maps of.
         FrameError: a photograph cannot be read, or the crop reaches outside of it.
     """
-    frames, left_out = [], []
-    for photo in photos:
+    frames: list[FrameResult] = []
+    left_out = []
+    for photo in track(photos):
         result = _evaluate_photo(predictor, preprocess, photo)
         if result is None:
             left_out.append(photo)
-        else:
-            frames.append(result)
+            continue
+        if not frames:
+            _check_fits(len(photos), result.anomaly_map)
+        frames.append(result)
     if not frames:
         raise DataError(
             "there is no photograph to evaluate"
@@ -134,7 +149,7 @@ class _Subject:
     seed: int
     foreground: bool
     on_frames: Predictor
-    on_images: Predictor  # given network images
+    on_images: Predictor  # given what `preprocess.resize` returns
 
 
 def evaluate(
@@ -181,7 +196,7 @@ def _evaluate(
 ) -> Evaluation:
     if not synthetic:
         photos = evaluation_photos(folder, set(subject.held_out_sha256))
-        return evaluate_photos(subject.on_frames, subject.preprocess, track(photos))
+        return evaluate_photos(subject.on_frames, subject.preprocess, photos, track=track)
     from .synthetic_test import evaluate_frames, synthetic_frames
 
     paths = {file_sha256(photo.path): photo.path for photo in folder.train}
@@ -221,22 +236,19 @@ def placement_of(path: Path, frame: Frame, preprocess: Preprocess) -> Placement:
 
 def _run_subject(run: Any) -> _Subject:
     """The torch reference of a `training.run.Run`."""
-    from .predict import predict
+    from .predict import predict_image
 
-    def predictor(preprocess: Preprocess) -> Predictor:
-        def predict_one(frame: Frame) -> tuple[npt.NDArray[np.float32], float]:
-            prediction = next(predict(run.model, preprocess, [frame]))
-            return prediction.anomaly_map, prediction.score
-
-        return predict_one
+    def on_image(image: Frame) -> tuple[npt.NDArray[np.float32], float]:
+        score, anomaly_map = predict_image(run.model, run.preprocess, image)
+        return anomaly_map, score
 
     return _Subject(
         run.preprocess,
         [entry["sha256"] for entry in run.data["held_out"]],
         run.config.seed,
         run.config.foreground,
-        predictor(run.preprocess),
-        predictor(replace(run.preprocess, crop_xywh=None)),  # which leaves network images as they are
+        lambda frame: on_image(run.preprocess.resize(frame)),
+        on_image,
     )
 
 
@@ -267,16 +279,25 @@ def _evaluate_photo(predictor: Predictor, preprocess: Preprocess, photo: Photo) 
     mask = None
     if photo.mask is not None:
         frame_mask = read_mask(photo.mask)
-        mask = downsample_mask(frame_mask, preprocess.size_hw, placement)
+        mask = downsample_mask(frame_mask, placement.size_hw, placement)
         if frame_mask.any() and not placement.seen(frame_mask).any():
             return None
     anomaly_map, score = predictor(frame)
     return FrameResult(photo, score, anomaly_map, mask)
 
 
+def _check_fits(photos: int, anomaly_map: npt.NDArray[np.float32]) -> None:
+    height, width = anomaly_map.shape
+    check_memory(
+        f"measuring {photos} maps of {width}×{height} pixels",
+        photos * anomaly_map.size * BYTES_PER_PIXEL,
+        "evaluate on fewer photographs, a part of them at a time, or train with a larger --tile",
+    )
+
+
 def _metrics(frames: Sequence[FrameResult]) -> Metrics:
     return evaluate_maps(
-        np.stack([f.anomaly_map for f in frames]),
+        [f.anomaly_map for f in frames],
         [f.mask for f in frames],
         np.array([f.photo.is_defect for f in frames]),
         np.array([f.score for f in frames]),

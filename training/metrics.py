@@ -49,7 +49,7 @@ class Metrics:
 
 
 def evaluate_maps(
-    maps: npt.NDArray[np.float32],
+    maps: Sequence[npt.NDArray[np.float32]],
     masks: Sequence[_Mask | None],
     labels: npt.ArrayLike,
     scores: npt.ArrayLike,
@@ -57,7 +57,8 @@ def evaluate_maps(
     """All metrics of one category.
 
     Args:
-        maps: N×h×w float32 anomaly maps at network resolution, any range, higher is more anomalous.
+        maps: N float32 anomaly maps h×w at network resolution, any range, higher is more anomalous. With tiles they
+            may differ in size.
         masks: per image h×w bool, True where defective (see `downsample_mask`), or None. Masks of good images
             are not looked at: a good image is normal pixels only. A defective image without a mask is left
             out of the pixel metrics; one whose mask came out empty counts as normal pixels only.
@@ -68,18 +69,18 @@ def evaluate_maps(
     Raises:
         OptionError: shapes that do not fit together, or NaN or infinity in `maps` or `scores`.
     """
-    maps = np.asarray(maps, np.float32)
+    maps = [np.asarray(anomaly_map, np.float32) for anomaly_map in maps]
     defective = np.asarray(labels, bool)
     image_scores = np.asarray(scores, np.float64)
     _check(maps, masks, defective, image_scores)
     with_mask = defective & np.array([mask is not None for mask in masks], bool)
-    regions, instances = _label_instances(masks, with_mask, maps.shape)
-    counted = ~defective | with_mask
+    counted = np.flatnonzero(~defective | with_mask)
+    regions, instances = _label_instances(maps, masks, with_mask)
     image_auroc, f1 = _image_metrics(defective, image_scores)
     return Metrics(
         image_auroc=image_auroc,
         f1=f1,
-        **_pixel_metrics(maps[counted], regions[counted], instances),
+        **_pixel_metrics(_pixels([maps[i] for i in counted]), _pixels([regions[i] for i in counted]), instances),
         images_good=int(np.sum(~defective)),
         images_defect=int(np.sum(defective)),
         images_with_mask=int(np.sum(with_mask)),
@@ -150,18 +151,23 @@ def _image_metrics(defective: _Mask, scores: _Floats) -> tuple[float | None, flo
 
 
 def _label_instances(
-    masks: Sequence[_Mask | None], with_mask: _Mask, shape: tuple[int, ...]
-) -> tuple[npt.NDArray[np.int32], int]:
-    """N×h×w int32, 0 where normal, else the number 1..K of the (8-connected) instance; and K."""
-    regions = np.zeros(shape, np.int32)
+    maps: Sequence[npt.NDArray[np.float32]], masks: Sequence[_Mask | None], with_mask: _Mask
+) -> tuple[list[npt.NDArray[np.int32]], int]:
+    """Per map h×w int32, 0 where normal, else the number 1..K of the (8-connected) instance; and K."""
+    regions = [np.zeros(anomaly_map.shape, np.int32) for anomaly_map in maps]
     instances = 0
     for index, mask in enumerate(masks):
         if not with_mask[index]:
             continue
         found, labelled = cv2.connectedComponents(np.asarray(mask, np.uint8), connectivity=8)
-        regions[index] = np.where(labelled > 0, labelled + instances, 0)
+        regions[index] = np.where(labelled > 0, labelled + instances, 0).astype(np.int32)
         instances += found - 1  # OpenCV counts the background
     return regions, instances
+
+
+def _pixels(pictures: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The values of all pictures in a row."""
+    return np.concatenate([picture.ravel() for picture in pictures]) if pictures else np.empty(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -276,9 +282,12 @@ def _unit_mask(mask: npt.NDArray[np.uint8] | _Mask) -> _Floats:
     return mask / 255.0
 
 
-def _check(maps: npt.NDArray[np.float32], masks: Sequence[_Mask | None], labels: _Mask, scores: _Floats) -> None:
-    if maps.ndim != 3 or 0 in maps.shape:
-        raise OptionError(f"anomaly maps of shape {maps.shape}", expected="N×h×w, at least one")
+def _check(
+    maps: Sequence[npt.NDArray[np.float32]], masks: Sequence[_Mask | None], labels: _Mask, scores: _Floats
+) -> None:
+    shapes = {anomaly_map.shape for anomaly_map in maps}
+    if not shapes or any(len(shape) != 2 or 0 in shape for shape in shapes):
+        raise OptionError(f"{len(maps)} anomaly maps of shapes {sorted(shapes)}", expected="h×w, at least one")
     count = len(maps)
     if len(masks) != count or labels.shape != (count,) or scores.shape != (count,):
         raise OptionError(
@@ -286,7 +295,7 @@ def _check(maps: npt.NDArray[np.float32], masks: Sequence[_Mask | None], labels:
             expected="one of each per image",
         )
     for name, values in (("anomaly maps", maps), ("anomaly scores", scores)):
-        images = np.flatnonzero(~np.isfinite(values.reshape(count, -1)).all(axis=1))
+        images = np.flatnonzero([not np.isfinite(value).all() for value in values])
         if images.size:
             raise OptionError(
                 f"NaN or infinity in the {name} of {images.size} images, the first at index {images[0]}",
@@ -294,9 +303,10 @@ def _check(maps: npt.NDArray[np.float32], masks: Sequence[_Mask | None], labels:
                 fix="look at that image's map; a model with NaN weights must be trained again",
             )
     for index, mask in enumerate(masks):
-        if labels[index] and mask is not None and (mask.shape != maps.shape[1:] or mask.dtype != np.bool_):
+        shape = maps[index].shape
+        if labels[index] and mask is not None and (mask.shape != shape or mask.dtype != np.bool_):
             raise OptionError(
                 f"mask {index} is {mask.dtype} of shape {mask.shape}",
-                expected=f"bool of the maps' shape {maps.shape[1:]}",
+                expected=f"bool of the map's shape {shape}",
                 fix="bring it to network resolution with downsample_mask",
             )

@@ -22,6 +22,7 @@ from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import SIZE_MULTIPLE, Preprocess
 
 from .data import Photo
+from .memory import check_memory
 from .synthesis import Defects, Image, Mask, foreground_mask
 
 Rotation = Literal["none", "small", "full"]
@@ -29,15 +30,41 @@ Rotation = Literal["none", "small", "full"]
 
 @dataclass(frozen=True)
 class GoodImages:
-    """The good photographs, decoded once and kept at network size (uint8 h×w×3), with their foreground masks."""
+    """The good photographs, decoded once and kept as network images (uint8 h×w×3), with their foreground masks.
+
+    Of a photograph with tiles each is an image of its own, a view of the one array that all of them share.
+    """
 
     images: list[Image]
     foregrounds: list[Mask | None]
 
     @staticmethod
     def load(photos: Sequence[Photo], preprocess: Preprocess, *, foreground: bool = True) -> GoodImages:
-        images = [preprocess.resize(read_frame(p.path, value_range=preprocess.value_range)) for p in photos]
-        return GoodImages(images, [foreground_mask(i) if foreground else None for i in images])
+        """Read them all.
+
+        Raises:
+            DataError: they need more memory than there is.
+        """
+        images: list[Image] = []
+        foregrounds: list[Mask | None] = []
+        for photo in photos:
+            image = preprocess.resize(read_frame(photo.path, value_range=preprocess.value_range))
+            if not images:
+                _check_fits(len(photos), (image.shape[0], image.shape[1]))
+            grid = preprocess.grid((image.shape[0], image.shape[1]))
+            mask = foreground_mask(image) if foreground else None  # of the whole part, which a tile may not show
+            images += grid.cut(image)
+            foregrounds += [None] * len(grid) if mask is None else grid.cut(mask)
+        return GoodImages(images, foregrounds)
+
+
+def _check_fits(photos: int, image_hw: tuple[int, int]) -> None:
+    height, width = image_hw
+    check_memory(
+        f"keeping {photos} photographs of {width}×{height} pixels at hand, as they are after the resize,",
+        photos * height * width * 4,  # three channels and the foreground
+        "train on fewer photographs, or with a larger --tile, which shrinks them more",
+    )
 
 
 class TrainingSamples(Dataset[dict[str, Tensor]]):

@@ -1,9 +1,10 @@
 """How good is it, where there is no photograph of a defect: held-out good photographs with synthetic defects.
 
 Every photograph counts as it is, and once with each kind of synthetic defect. Defects are painted as in training, on
-the network image: after crop and resize, and never on the letterbox border. Image and mask are then exact for every
-crop, fit and size, which they would not be if a defect were painted into the frame and shrunk with it. A predictor is
-therefore given network images here, not frames.
+the network image: after crop and resize, and never on the letterbox border. With tiles, a window of one tile's size
+anywhere in the resized frame is painted as a network image is, so that defects lie on seams as well. Image and mask are
+then exact for every crop, fit and size, which they would not be if a defect were painted into the frame and shrunk with
+it. A predictor is therefore given what `Preprocess.resize` returns here, not frames.
 
 A model that was trained on such defects can do better on them than on real ones, and their shapes and sizes decide on
 the pixel metrics. What these metrics are for is to compare: models, and precisions of one model. They never state how
@@ -44,7 +45,7 @@ _ATTEMPTS = 50  # about one Perlin mask in twenty comes out empty, and most patc
 
 @dataclass(frozen=True)
 class SyntheticFrame:
-    """One frame of the test, at network size."""
+    """One frame of the test, after the resize: at network size, but for tiles."""
 
     photo: Photo  # the good photograph; its kind is "good", or says what was painted: "synthetic perlin"
     image_bgr_u8: Image  # h×w×3
@@ -102,11 +103,12 @@ def synthetic_frames(
         frames.append(SyntheticFrame(Photo(path, GOOD), image, None))
     source = TextureFolder(textures) if textures else SelfTextures(shown)
     images = [frame.image_bgr_u8 for frame in frames]
+    tiles = [tile for image in images for tile in preprocess.grid((image.shape[0], image.shape[1])).cut(image)]
     for kind in dict.fromkeys(kinds):
-        defects = create_defects([kind], images, source)
+        defects = create_defects([kind], tiles, source)
         for index, (path, image) in enumerate(zip(paths, images, strict=True)):
             rng = np.random.default_rng([seed, _STREAM, KINDS.index(kind), index])
-            if painted := _painted(defects, image, paintable[index], rng):
+            if painted := _painted(defects, image, paintable[index], preprocess.size_hw, rng):
                 frames.append(SyntheticFrame(Photo(path, f"synthetic {kind}"), *painted))
     return frames
 
@@ -127,12 +129,23 @@ def _paintable(shown: Image, place: Placement, *, foreground: bool) -> Mask | No
 
 
 def _painted(
-    defects: Defects, image: Image, paintable: Mask | None, rng: np.random.Generator
+    defects: Defects, image: Image, paintable: Mask | None, size_hw: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Image, Mask] | None:
-    """None where no draw gave a defect that can be seen."""
+    """The image with a defect in a window of the network size; None where no draw gave one that can be seen."""
     for _ in range(_ATTEMPTS):
-        corrupted, mask = defects(image, rng, paintable)
-        change = np.abs(corrupted.astype(np.int16) - image).max(axis=2)
-        if (change[mask] >= VISIBLE_CHANGE).any():
-            return corrupted, mask
+        window = _window(size_hw, (image.shape[0], image.shape[1]), rng)
+        shown = np.ascontiguousarray(image[window])
+        corrupted, found = defects(shown, rng, None if paintable is None else paintable[window])
+        change = np.abs(corrupted.astype(np.int16) - shown).max(axis=2)
+        if (change[found] >= VISIBLE_CHANGE).any():
+            painted, mask = image.copy(), np.zeros(image.shape[:2], bool)
+            painted[window], mask[window] = corrupted, found
+            return painted, mask
     return None
+
+
+def _window(size_hw: tuple[int, int], image_hw: tuple[int, int], rng: np.random.Generator) -> tuple[slice, slice]:
+    """Anywhere in the image; without a draw where there is but one place."""
+    tops, lefts = (side - size for side, size in zip(image_hw, size_hw, strict=True))
+    top, left = (int(rng.integers(most + 1)) if most else 0 for most in (tops, lefts))
+    return slice(top, top + size_hw[0]), slice(left, left + size_hw[1])

@@ -111,6 +111,8 @@ def checked(config: RunConfig, *, skip_bad: bool) -> PhotoFolder:
     if folder.problems and not skip_bad:
         listing = "\n".join(f"  {problem}" for problem in folder.problems)
         large_enough = ", inside which the crop lies" if config.preprocess.crop_xywh else ""
+        if config.preprocess.tile_hw:
+            large_enough += ", no smaller than a tile"
         raise DataError(
             f"the data check found {len(folder.problems)} problem(s):\n{listing}",
             expected=f"readable images, each once{large_enough}, with masks of their own size",

@@ -21,6 +21,7 @@ from segrd_edge.export.judge import Judgement, judge
 from segrd_edge.export.onnx import export_core
 from segrd_edge.export.report_facts import count_errors
 from segrd_edge.export.verdicts import VerdictChanges
+from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.tensorrt.library import is_installed
 from segrd_edge.training.data import Photo
@@ -44,6 +45,7 @@ class Part:
     name: str
     graph: onnx.ModelProto  # the float deploy graph
     preprocess: Preprocess
+    spec: MapSpec
     frames: Sequence[CalibrationFrame]
     held_out: Sequence[Path]  # good photographs that set each threshold
     test: Sequence[Photo]  # good ones and defects
@@ -72,6 +74,7 @@ class Part:
             run.folder.name,
             build_deploy_graph(export_core(run.model, run.preprocess.size_hw), run.preprocess, run.map_spec),
             run.preprocess,
+            run.map_spec,
             frames,
             run.photo_paths("held_out", data),
             test,
@@ -134,7 +137,7 @@ def _circumstances(part: Part) -> dict[str, Any]:
 
 
 def _judge(part: Part, graph: onnx.ModelProto) -> Judgement:
-    return judge(graph, part.preprocess, part.held_out, part.test, false_reject=part.false_reject)
+    return judge(graph, part.preprocess, part.spec, part.held_out, part.test, false_reject=part.false_reject)
 
 
 def _made(made: Quantised) -> dict[str, Any]:

@@ -192,6 +192,18 @@ class Engine(ABC):
                 )
         return self._run(images)
 
+    def run_all(self, images: Sequence[npt.NDArray[np.uint8]]) -> list[EngineOutput]:
+        """`run_batch` for any number of items, in as few runs as `batch` allows. No later run overwrites the maps.
+
+        Raises:
+            EngineError: as `run_batch`.
+        """
+        return [
+            EngineOutput(output.score, output.anomaly_map.copy())
+            for first in range(0, len(images), self.batch)
+            for output in self.run_batch(images[first : first + self.batch])
+        ]
+
     def close(self) -> None:
         """Free the graph and its buffers. A second call does nothing."""
         if not self._closed:

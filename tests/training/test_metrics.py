@@ -231,7 +231,7 @@ NAN_MAPS = np.where(np.arange(32).reshape(2, 4, 4) == 20, np.nan, 0).astype(np.f
     [
         (NAN_MAPS, [None, None], [0, 1], "anomaly maps of 1 images, the first at index 1"),
         (GOOD_MAPS, [None, None], [0, np.inf], "anomaly scores"),
-        (GOOD_MAPS[0], [None, None], [0, 1], r"shape \(4, 4\)"),
+        (GOOD_MAPS[0], [None, None], [0, 1], r"shapes \[\(4,\)\]"),
         (GOOD_MAPS, [None], [0, 1], "1 masks"),
         (GOOD_MAPS, [None, None], [0, 1, 2], "scores of"),
         (GOOD_MAPS, [None, np.zeros((8, 8), bool)], [0, 1], "downsample_mask"),

@@ -1,0 +1,17 @@
+"""What will not fit is said before the work begins, not by the system's killing it in the middle."""
+
+from __future__ import annotations
+
+from segrd_edge.errors import DataError
+from segrd_edge.machine import available_memory_bytes
+
+
+def check_memory(what: str, needed_bytes: int, fix: str) -> None:
+    """DataError where `what` takes more memory than is available now; nothing where the system does not say."""
+    available = available_memory_bytes()
+    if available is not None and needed_bytes > available:
+        raise DataError(
+            f"{what} would take {needed_bytes / 2**30:.1f} GiB of memory",
+            expected=f"no more than the {available / 2**30:.1f} GiB that are available",
+            fix=fix,
+        )
