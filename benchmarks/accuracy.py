@@ -21,6 +21,7 @@ import typer
 
 from segrd_edge.console import console
 from segrd_edge.errors import OptionError
+from segrd_edge.preprocess import Preprocess
 
 from .accuracy_table import LATENCY_FILE, read_cells, write_table
 from .candidate import BUNDLE_FILE, write_json
@@ -52,6 +53,7 @@ class Settings:
     minutes: float  # of processor time
     threads: int
     options: dict[str, Any]  # of the model
+    preprocess: Preprocess
     int8: bool
 
 
@@ -67,6 +69,8 @@ def main(
     seed: Annotated[list[int] | None, typer.Option(help="Seed; repeatable.")] = None,
     minutes: Annotated[float, typer.Option(help="Training budget of a cell, processor time.")] = 10,
     threads: Annotated[int, typer.Option(help="Processor threads of training.")] = 2,
+    size: Annotated[str, typer.Option(help="Network size, as segrd-train takes it.")] = "256",
+    tile: Annotated[str | None, typer.Option(help="Side of tiles, as segrd-train takes it.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Model option NAME=VALUE; repeatable.")] = None,
     int8: Annotated[bool, typer.Option(help="Calibrate and evaluate INT8 as well.")] = True,
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("benchmarks/results/accuracy"),
@@ -76,9 +80,10 @@ def main(
     ] = False,
 ) -> None:
     """Run the missing cells one after another, then write the table of all cells that are there."""
-    from segrd_edge.training.cli import parse_options
+    from segrd_edge.training.cli import parse_options, parse_preprocess
 
-    settings = Settings(model, textures, minutes, threads, parse_options(option or []), int8)
+    preprocess = parse_preprocess(size, "stretch", None, None, tile, Preprocess().overlap)
+    settings = Settings(model, textures, minutes, threads, parse_options(option or []), preprocess, int8)
     for name in category or CATEGORIES:
         for number in seed or [0]:
             cell = Cell(name, find_category(data, name), teacher, number, label or model)
@@ -116,6 +121,7 @@ def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
         teacher=cell.teacher,
         textures=str(settings.textures) if settings.textures else None,
         options=settings.options,
+        preprocess=settings.preprocess,
         minutes=settings.minutes,
         clock="processor",
         batch=default_batch(settings.model, settings.minutes),

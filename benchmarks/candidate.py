@@ -69,6 +69,8 @@ def describe(run: Run, exported: ExportResult) -> Record:
         "minutes": run.config.minutes,
         "clock": run.config.clock,
         "options": run.config.options,
+        "size_hw": run.preprocess.size_hw,
+        "tile_hw": run.preprocess.tile_hw,
         "teacher": run.record["teacher"],
         "steps": run.record["steps"],
         "good_images": len(run.data["train"]),
