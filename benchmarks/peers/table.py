@@ -1,0 +1,65 @@
+"""The JSON file as a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_HEADER = ("", "precision", "from the frame, ms", "p90", "× ours", "from an image of network size, ms", "p90", "× ours")
+_EXPLAINED = """\
+× ours: how many times as long as {reference} takes, the median over the rounds of the ratio within a round. Ours ends
+with an Inspection, the floor with score and map, behind our resize where there is one to do. Peers run through
+anomalib's `OpenVINOInferencer.predict`, each in a process of its own and timed there; their networks are untrained, so
+their accuracy was not measured."""
+_KINDS = {"own": "ours", "floor": "the floor", "peer": "peers"}
+
+
+def write_table(record: Path) -> Path:
+    """Write the table beside a JSON file of `measure`; returns its path."""
+    path = record.with_suffix(".md")
+    path.write_text(render(json.loads(record.read_text(encoding="utf-8"))), encoding="utf-8")
+    return path
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """The table as Markdown, with what it was measured on."""
+    rule = ["---", "---", *["---:"] * (len(_HEADER) - 2)]
+    rows = [_row(each) for kind in _KINDS for each in record["contenders"] if each["kind"] == kind]
+    return "\n".join(
+        [
+            "# Beside others",
+            "",
+            _setting(record),
+            "",
+            *(f"| {' | '.join(cells)} |" for cells in ([*_HEADER], rule, *rows)),
+            "",
+            _EXPLAINED.format(reference=record["reference"]),
+            "",
+            *(f"{name} was left out: {reason}  " for name, reason in record["failed"].items()),
+        ]
+    )
+
+
+def _setting(record: Mapping[str, Any]) -> str:
+    (height, width), network = record["frames"]["size_hw"], record["network_hw"]
+    packages = record["environment"]["packages"]
+    ours = ", ".join(f"{name} {packages[name]}" for name in ("openvino", "onnxruntime") if name in packages)
+    theirs = ", ".join(f"{name} {version}" for name, version in record["peers_have"].items())
+    samples = record["contenders"][0]["samples"]
+    machine = "{model}, {cores} cores".format(**record["environment"]["cpu"])
+    return (
+        f"{machine}, {record['date']}; {record['threads']} thread(s) each; frames of {width}×{height}, network "
+        f"{network[1]}×{network[0]}; {samples} samples of each in {record['rounds']} interleaved rounds. Ours: {ours}. "
+        f"Peers: {theirs}."
+    )
+
+
+def _row(each: Mapping[str, Any]) -> list[str]:
+    cells = [f"{each['name']} ({_KINDS[each['kind']]})", each["precision"]]
+    for size in ("frame", "image"):
+        figures = each[size]
+        p90 = "–" if figures["p90_ms"] is None else f"{figures['p90_ms']:.1f}"
+        cells += [f"{figures['median_ms']:.1f}", p90, f"{figures['ratio']:.2f}"]
+    return cells
