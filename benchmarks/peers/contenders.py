@@ -1,4 +1,4 @@
-"""Who is measured: our Detector, anomalib's models, and the engines alone. Each says how long one frame took."""
+"""Who is measured: our Detector, models of anomalib, eager torch, and the engines alone. Each says how long it took."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import IO, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
@@ -20,9 +19,9 @@ from segrd_edge.errors import EngineError, SegrdError
 from segrd_edge.machine import package_version
 from segrd_edge.preprocess import Preprocess
 
+from ..contenders import Pixels, TorchContender
 from .installation import Installed
 
-Pixels = npt.NDArray[np.uint8]
 WORKER = Path(__file__).with_name("worker.py")
 # Key in the worker → what anomalib calls it.
 PEERS = {"efficientad-s": "EfficientAD-S", "stfpm": "STFPM", "reverse-distillation": "Reverse Distillation"}
@@ -34,7 +33,7 @@ class Contender(Protocol):
     """Something that inspects a frame."""
 
     name: str
-    kind: str  # own, floor or peer
+    kind: str  # own, torch, floor or peer
     precision: str
     version: str
 
@@ -61,6 +60,22 @@ class OwnDetector:
 
     def close(self) -> None:
         self._detector.close()
+
+
+class EagerTorch:
+    """The model of a run in eager torch, as its authors run it: behind our resize, to score, map and verdict."""
+
+    kind, precision = "torch", "fp32"
+
+    def __init__(self, run: Path, bundle: Bundle, threads: int) -> None:
+        self._contender = TorchContender(run, bundle, threads)
+        self.name, self.version = f"eager torch, {run.name}", self._contender.version
+
+    def run(self, frame: Pixels) -> float:
+        return self._contender.inspect(frame).total_ms
+
+    def close(self) -> None:
+        self._contender.close()
 
 
 class Floor:

@@ -19,11 +19,12 @@ from segrd_edge.errors import EngineError, OptionError
 from segrd_edge.preprocess import Preprocess
 
 from .. import environment
+from ..contenders import Pixels
 from ..distribution import Distribution
 from ..frames import FrameSet, golden_frames
 from ..quantisers.latency import speedup
 from ..session import turn_order
-from .contenders import PEER_PRECISIONS, PEERS, Contender, Floor, OwnDetector, Peer, Pixels
+from .contenders import PEER_PRECISIONS, PEERS, Contender, EagerTorch, Floor, OwnDetector, Peer
 from .installation import Installed
 
 SAMPLES_PER_ROUND = 2  # of each size
@@ -55,8 +56,9 @@ class Log:
 
 def measure(
     paths: Sequence[Path],
-    installed: Installed,
+    installed: Installed | None = None,
     *,
+    run: Path | None = None,
     frame_hw: tuple[int, int],
     rounds: int,
     threads: int,
@@ -66,7 +68,8 @@ def measure(
 
     Args:
         paths: bundles of one network size, without a crop; the first one's default precision is the reference.
-        installed: where anomalib is.
+        installed: where anomalib is; None leaves its models out.
+        run: folder of a run of the same network size, whose model is measured in eager torch.
         frame_hw: height and width of the frames, which are made of the first bundle's golden images.
         rounds: how many turns each has, of two samples of each size.
         threads: processor threads of everyone's engine.
@@ -74,15 +77,22 @@ def measure(
     Raises:
         BundleError: a bundle is damaged or foreign.
         EngineError: ours cannot run. Others that cannot are named in "failed".
-        OptionError: bundles of different network sizes.
+        MissingExtraError: `run` without torch.
+        OptionError: bundles or a run of different network sizes.
     """
+    load_before = environment.load_average()
     bundles = [Bundle.open(path) for path in paths]
     size_hw = _network_size(bundles)
     frames = golden_frames(bundles[0], frame_hw)
     images = golden_frames(bundles[0], size_hw)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         _write_photos(frames, Path(name))
-        loaders = _own(bundles, threads) | _peers(installed, Path(name), size_hw, threads)
+        loaders = _own(bundles, threads)
+        if run is not None:
+            loaders[f"{run} in eager torch"] = partial(EagerTorch, run, bundles[0], threads)
+        loaders |= _floors(bundles[0], threads)
+        if installed is not None:
+            loaders |= _peers(installed, Path(name), size_hw, threads)
         logs, failed = load_all(loaders, stack, said)
         if logs[0].contender.kind != "own":
             raise EngineError(f"our own Detector cannot run: {'; '.join(failed.values())}")
@@ -94,10 +104,11 @@ def measure(
         "threads": threads,
         "rounds": rounds,
         "reference": _name(logs[0].contender),
-        "contenders": [describe(log, logs[0]) for log in logs],
+        "contenders": [describe(log, logs) for log in logs],
         "failed": failed,
-        "peers_have": installed.versions,
+        "peers_have": {} if installed is None else installed.versions,
         "other_cpu": other_cpu,
+        "load_average": {"before": load_before, "after": environment.load_average()},
         "environment": environment.describe(),
     }
 
@@ -137,21 +148,25 @@ def run_rounds(
     return shares
 
 
-def describe(log: Log, reference: Log) -> dict[str, Any]:
-    """A contender's figures; "ratio" is how many times as long as the reference it takes."""
+def describe(log: Log, logs: Sequence[Log]) -> dict[str, Any]:
+    """A contender's figures: "ratio" is how many times as long as the first of `logs` it takes, "speedup" how many
+    times as fast as eager torch it is, None where that was not measured."""
     contender = log.contender
+    torch = next((other for other in logs if other.contender.kind == EagerTorch.kind), None)
     return {
         "name": contender.name,
         "kind": contender.kind,
         "precision": contender.precision,
         "version": contender.version,
         "samples": len(log.frame_ms),
-        "frame": _figures(log.frame_ms, reference.frame_ms),
-        "image": _figures(log.image_ms, reference.image_ms),
+        "frame": _figures(log.frame_ms, logs[0].frame_ms, None if torch is None else torch.frame_ms),
+        "image": _figures(log.image_ms, logs[0].image_ms, None if torch is None else torch.image_ms),
     }
 
 
-def _figures(own_ms: Sequence[float], reference_ms: Sequence[float]) -> dict[str, float | None]:
+def _figures(
+    own_ms: Sequence[float], reference_ms: Sequence[float], torch_ms: Sequence[float] | None
+) -> dict[str, float | None]:
     durations = Distribution.of(own_ms)
     p90 = durations.percentile("p90")
     return {
@@ -159,6 +174,7 @@ def _figures(own_ms: Sequence[float], reference_ms: Sequence[float]) -> dict[str
         "p90_ms": None if p90 is None else round(p90, 3),
         "min_ms": round(durations.min, 3),
         "ratio": round(speedup(own_ms, reference_ms, SAMPLES_PER_ROUND), 3),
+        "speedup": None if torch_ms is None else round(speedup(torch_ms, own_ms, SAMPLES_PER_ROUND), 3),
     }
 
 
@@ -178,7 +194,7 @@ def _write_photos(frames: FrameSet, folder: Path) -> None:
 
 
 def _own(bundles: Sequence[Bundle], threads: int) -> dict[str, Load]:
-    """Our Detectors, the reference first, then the floors under the first bundle."""
+    """Our Detectors, the reference first."""
     engine = engines.processor_engine()
     loaders: dict[str, Load] = {}
     for bundle in bundles:
@@ -187,14 +203,18 @@ def _own(bundles: Sequence[Bundle], threads: int) -> dict[str, Load]:
             if precision in engines.engine_class(engine).precisions:
                 load = partial(OwnDetector, bundle, engine, precision, threads)
                 loaders[f"our {bundle.path.stem} {precision}"] = load
-    first = bundles[0]
-    preprocess = Preprocess.from_dict(first.manifest.preprocess)
-    for floor in _FLOORS:
-        for precision in first.manifest.graphs:
-            if engines.engine_class(floor).is_available() and precision in PEER_PRECISIONS:
-                load_floor = partial(Floor, floor, first.graph(precision), precision, preprocess, threads)
-                loaders[f"plain {floor} {precision}"] = load_floor
     return loaders
+
+
+def _floors(bundle: Bundle, threads: int) -> dict[str, Load]:
+    preprocess = Preprocess.from_dict(bundle.manifest.preprocess)
+    return {
+        f"plain {engine} {precision}": partial(Floor, engine, bundle.graph(precision), precision, preprocess, threads)
+        for engine in _FLOORS
+        if engines.engine_class(engine).is_available()
+        for precision in bundle.manifest.graphs
+        if precision in PEER_PRECISIONS
+    }
 
 
 def _peers(installed: Installed, photos: Path, size_hw: tuple[int, int], threads: int) -> dict[str, Load]:

@@ -106,10 +106,12 @@ def test_everyone_takes_turns_and_a_slow_round_cancels() -> None:
     assert given == [(name, rows) for name, rows in zip("a" * 6 + "b" * 6, turn[0] * 2, strict=True)] + [
         (name, rows) for name, rows in zip("b" * 6 + "a" * 6, turn[1] * 2, strict=True)
     ]
-    described = measure.describe(logs[1], logs[0])
+    described = measure.describe(logs[1], logs)
     assert described["samples"] == 4
-    assert described["frame"] == {"median_ms": 3.0, "p90_ms": None, "min_ms": 3.0, "ratio": 1.5}
+    assert described["frame"] == {"median_ms": 3.0, "p90_ms": None, "min_ms": 3.0, "ratio": 1.5, "speedup": None}
     assert described["image"]["ratio"] == 1.5
+    logs[1].contender.kind = "torch"
+    assert measure.describe(logs[0], logs)["frame"]["speedup"] == 1.5
 
 
 def test_who_cannot_be_loaded_is_named_and_the_others_are_closed(installed: Installed) -> None:
@@ -161,7 +163,13 @@ def test_from_bundles_to_the_table(
     assert row.split(" | ")[2].startswith("900")  # ms of the fake: a thousand per row, and the first pixel
     assert "frames of 120×90" in text
     assert f"anomalib {PINS['anomalib']}" in text
-    assert any(line.startswith("round 2 of 2") for line in said)
+    assert "round 2 of 2" in said
+    assert "torch |" not in text
+    for each in record["contenders"]:
+        for size in ("frame", "image"):
+            each[size]["speedup"] = 7.25
+    assert "| × as fast as torch |" in table.render(record)
+    assert table.render(record).count("| 7.25 |") == 2 * len(kinds)
 
 
 def test_bundles_of_different_sizes_cannot_be_compared() -> None:
@@ -220,3 +228,27 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fake_pip(monkeypatch, [[("anomalib", "0.1")]] * 2)
     with pytest.raises(SegrdError, match=r"has anomalib 0\.1"):
         install(tmp_path)
+
+
+def test_eager_torch_is_measured_beside_ours(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without anomalib; `TorchContender` has its own tests."""
+    given: list[tuple[str, int]] = []
+    closed: list[bool] = []
+
+    def fake(run: Path, bundle: Bundle, threads: int) -> Any:
+        given.append((run.name, threads))
+        sample = SimpleNamespace(total_ms=1e6)
+        return SimpleNamespace(version="2", inspect=lambda frame: sample, close=lambda: closed.append(True))
+
+    monkeypatch.setattr(contenders, "TorchContender", fake)
+    run = tmp_path / "official"
+    record = measure.measure([bundle_path], run=run, frame_hw=(90, 120), rounds=1, threads=2)
+    assert given == [("official", 2)]
+    assert closed == [True]
+    assert not [each for each in record["contenders"] if each["kind"] == "peer"]
+    ours, torch = (next(e for e in record["contenders"] if e["kind"] == kind)["frame"] for kind in ("own", "torch"))
+    assert torch["speedup"] == 1
+    assert ours["speedup"] == pytest.approx(torch["ratio"], rel=1e-3)
+    assert "| eager torch, official (eager) | fp32 | 1000000.0 |" in table.render(record)
