@@ -9,23 +9,25 @@ One choice is made of every precision that the export accepts, in four steps:
 
 Noise is what the test images leave open, twice the standard error of the difference of two candidates on the same
 images: for image AUROC that of DeLong, DeLong and Clarke-Pearson (1988); for pixel AP that of the mean difference of
-the single images' APs. It is at least what the export's report calls no loss. What another seed would change is not
-in it.
+the single images' APs. It is at least what the export's report calls no loss, and that alone where the single images'
+scores are not known. What another seed would change is not in it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from segrd_edge.export.report_sections import LOSS_LIMITS
+from segrd_edge.export.limits import LOSS_LIMITS
 
 _Floats = npt.NDArray[np.float64]
 STANDARD_ERRORS = 2
+RESULT_FILE = "result.json"  # beside a bundle of segrd-compare: `images` says what each precision makes of each
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,16 @@ class Scored:
     defective: npt.NDArray[np.bool_]  # N
     scores: _Floats  # N anomaly scores
     pixel_ap: _Floats  # N: of the single image; NaN where there is no mask
+
+    @classmethod
+    def of(cls, images: Sequence[Mapping[str, Any]], precision: str) -> Scored:
+        """From `images` of a RESULT_FILE."""
+        own = [image[precision] for image in images]
+        return cls(
+            np.array([image["defective"] for image in images]),
+            np.array([image["score"] for image in own]),
+            np.array([image["pixel_ap"] for image in own], np.float64),  # None becomes NaN
+        )
 
     @property
     def placements(self) -> tuple[_Floats, _Floats]:
@@ -54,7 +66,7 @@ class Contestant:
     pixel_ap: float | None  # None without masks
     median_ms: float
     p95_ms: float | None  # None where the samples were too few
-    images: Scored | None = field(default=None, repr=False)  # None: nothing was evaluated
+    images: Scored | None = field(default=None, repr=False)  # None: not evaluated, or the single scores are lost
 
     @property
     def name(self) -> str:
@@ -111,7 +123,7 @@ def _within_noise(
 def auroc_noise(a: Contestant, b: Contestant) -> float:
     """Differences of image AUROC up to this are noise; infinite where a class has fewer than two images."""
     if a.images is None or b.images is None:
-        return math.inf
+        return LOSS_LIMITS["image_auroc"]
     variance = 0.0
     for ours, theirs in zip(a.images.placements, b.images.placements, strict=True):
         if ours.size < 2:
@@ -123,7 +135,7 @@ def auroc_noise(a: Contestant, b: Contestant) -> float:
 def pixel_ap_noise(a: Contestant, b: Contestant) -> float:
     """Differences of pixel AP up to this are noise; infinite with fewer than two masks."""
     if a.images is None or b.images is None:
-        return math.inf
+        return LOSS_LIMITS["pixel_ap"]
     differences = a.images.pixel_ap - b.images.pixel_ap
     differences = differences[~np.isnan(differences)]
     if differences.size < 2:

@@ -19,8 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from segrd_edge.errors import OptionError, SegrdError, TrainingError
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import shrink_or_grow
@@ -30,13 +28,13 @@ from segrd_edge.training.run import Run, RunConfig, create_model
 from segrd_edge.training.train import checked
 
 from .candidate import BUNDLE_FILE, Record, is_refused, make_candidate, write_json
-from .choice import Contestant, Scored
+from .choice import RESULT_FILE, Contestant, Scored
 from .compare_page import REPORT_FILE, write_page
 from .compare_verdict import verdict
 from .frames import MAX_FRAMES, FrameSet
 from .side_by_side import ROUNDS, measure_bundles
 
-RESULT_FILE, SUMMARY_FILE, PAGE_FILE = "result.json", "compare.json", "compare.html"
+SUMMARY_FILE, PAGE_FILE = "compare.json", "compare.html"
 
 
 @dataclass(frozen=True)
@@ -121,14 +119,6 @@ def contestants(models: Mapping[str, Record], latency: Record) -> list[Contestan
 
 def _contestant(record: Record, timed: Record) -> Contestant:
     figures, images = record["precisions"][timed["precision"]], record["images"]
-    scored = None
-    if images:
-        own = [image[timed["precision"]] for image in images]
-        scored = Scored(
-            np.array([image["defective"] for image in images]),
-            np.array([image["score"] for image in own]),
-            np.array([image["pixel_ap"] for image in own], np.float64),  # None becomes NaN
-        )
     return Contestant(
         model=timed["bundle"],
         precision=timed["precision"],
@@ -136,7 +126,7 @@ def _contestant(record: Record, timed: Record) -> Contestant:
         pixel_ap=figures.get("pixel_ap"),
         median_ms=timed["median_ms"],
         p95_ms=timed["p95_ms"],
-        images=scored,
+        images=Scored.of(images, timed["precision"]) if images else None,
     )
 
 

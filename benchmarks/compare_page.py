@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from segrd_edge.export.charts import Mark, scatter
+from segrd_edge.export.limits import LOSS_LIMITS
 from segrd_edge.export.page import render
-from segrd_edge.export.report_sections import LOSS_LIMITS, METRICS
+from segrd_edge.export.report_sections import METRICS
 from segrd_edge.export.report_text import megabytes, number, plural, significant, size
 from segrd_edge.files import replacing
 

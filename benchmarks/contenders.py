@@ -14,6 +14,7 @@ from segrd_edge import engines
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
 from segrd_edge.errors import EngineError, MissingExtraError, OptionError
+from segrd_edge.preprocess import Preprocess
 
 Pixels = npt.NDArray[np.uint8]
 STAGES = ("preprocess", "engine", "postprocess", "other")
@@ -53,6 +54,7 @@ class Contender(Protocol):
     engine: str
     precision: str
     version: str
+    preprocess: Preprocess  # what makes its network images
 
     def inspect(self, frame: Pixels) -> Sample:
         """A frame (uint8 H×W×3 BGR) all the way to the verdict."""
@@ -70,6 +72,7 @@ class DetectorContender:
         self._detector = Detector(bundle, engine=engine, precision=precision, threads=threads)
         self.engine, self.precision = engine, precision
         self.version = self._detector.engine_version or "unknown"
+        self.preprocess = self._detector.preprocess
 
     def inspect(self, frame: Pixels) -> Sample:
         return inspect(self._detector, frame)
@@ -95,10 +98,11 @@ class TorchContender:
             raise MissingExtraError("--run", "train", (error.name or "torch").partition(".")[0]) from error
         self._torch = torch
         self._run = Run.load(folder)
+        self.preprocess = self._run.preprocess
         expected = tuple(bundle.manifest.preprocess["size_hw"])
-        if self._run.preprocess.size_hw != expected:
+        if self.preprocess.size_hw != expected:
             raise OptionError(
-                f"the run in {folder} has the network size {self._run.preprocess.size_hw} (height, width)",
+                f"the run in {folder} has the network size {self.preprocess.size_hw} (height, width)",
                 expected=f"{expected}, as {bundle.path}",
                 fix="give the run that this bundle was exported from",
             )
@@ -109,7 +113,7 @@ class TorchContender:
 
     def inspect(self, frame: Pixels) -> Sample:
         start = perf_counter()
-        image = self._run.preprocess.resize(frame)
+        image = self.preprocess.resize(frame)
         prepared = perf_counter()
         maps, scores = self._forward(image)
         executed = perf_counter()
@@ -136,8 +140,8 @@ class TorchContender:
 
         run = self._run
         with self._torch.inference_mode():
-            raw = run.model(normalise(self._torch.from_numpy(image[np.newaxis]), run.preprocess))
-            maps = anomaly_map(raw, run.map_spec, run.preprocess.size_hw)
+            raw = run.model(normalise(self._torch.from_numpy(image[np.newaxis]), self.preprocess))
+            maps = anomaly_map(raw, run.map_spec, self.preprocess.size_hw)
             return maps, anomaly_score(maps, run.map_spec)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
@@ -66,7 +66,7 @@ def measure(
     preprocess = Preprocess.from_dict(bundle.manifest.preprocess)
     frame_set = choose_frames(bundle, frames, frame_hw)
     with ExitStack() as stack:
-        session = Session(frame_set.frames, preprocess)
+        session = Session(frame_set.frames)
         skipped = load_all(session, loaders, stack)
         session.run(_round_numbers(rounds, seconds))
     reference = _reference(session.logs)
@@ -126,7 +126,7 @@ def _loaders(
     return loaders
 
 
-def load_all(session: Session, loaders: dict[str, Callable[[], Contender]], stack: ExitStack) -> dict[str, str]:
+def load_all(session: Session, loaders: Mapping[str, Callable[[], Contender]], stack: ExitStack) -> dict[str, str]:
     """Load every contender into the session; `stack` closes them. Returns those that failed, and why.
 
     Raises:

@@ -112,12 +112,11 @@ class ContenderLog:
 class Session:
     """Loads contenders, then runs rounds over the same frames (uint8 H×W×3 BGR), one frame per round."""
 
-    def __init__(self, frames: Sequence[Pixels], preprocess: Preprocess) -> None:
+    def __init__(self, frames: Sequence[Pixels]) -> None:
         self.logs: list[ContenderLog] = []
         self.other_cpu: list[float | None] = []  # per round
         self._frames = frames
-        self._resize = preprocess.resize
-        self._images = [preprocess.resize(frame) for frame in frames]
+        self._images: dict[Preprocess, list[Pixels]] = {}  # the frames, as each preprocessing resizes them
 
     def add(self, load: Callable[[], Contender]) -> Contender:
         """Load a contender and let it inspect its first frame.
@@ -130,6 +129,9 @@ class Session:
         load_ms = (perf_counter() - start) * 1e3
         first_ms = contender.inspect(self._frames[0]).total_ms
         after = rss_mib()
+        preprocess = contender.preprocess
+        if preprocess not in self._images:
+            self._images[preprocess] = [preprocess.resize(frame) for frame in self._frames]
         grown = None if memory is None or after is None else after - memory
         self.logs.append(ContenderLog(contender, load_ms, first_ms, grown))
         return contender
@@ -144,7 +146,8 @@ class Session:
             self.other_cpu.append(other.since_last())
 
     def _turn(self, log: ContenderLog, number: int, backwards: bool) -> None:
-        frame, image = self._frames[number], self._images[number]
+        preprocess = log.contender.preprocess
+        frame, image = self._frames[number], self._images[preprocess][number]
         wait_until_idle()
         for _ in range(_UNTIMED_RUNS):
             log.contender.run_bare(frame, image)
@@ -153,7 +156,7 @@ class Session:
             steps.reverse()
         for step in steps:
             step()
-        log.resize_ms.append(_timed_ms(lambda: self._resize(frame)))
+        log.resize_ms.append(_timed_ms(lambda: preprocess.resize(frame)))
         for step in reversed(steps):
             step()
 

@@ -1,8 +1,8 @@
-"""Latency of several bundles in one interleaved run, on the fastest engine of this machine's processor."""
+"""Latency of several bundles in one interleaved run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
@@ -12,11 +12,9 @@ from typing import Any
 
 from segrd_edge import engines
 from segrd_edge.bundle import Bundle
-from segrd_edge.errors import OptionError
-from segrd_edge.preprocess import Preprocess
 
 from . import environment
-from .contenders import DetectorContender
+from .contenders import DetectorContender, Wanted, choose
 from .frames import FrameSet
 from .latency import load_all
 from .latency_report import QUIET_OTHER_CPU, ContenderLatency
@@ -28,10 +26,10 @@ ROUNDS = 15  # 30 samples of each; p95 needs 20
 def measure_bundles(
     bundles: Mapping[str, Path], frames: FrameSet, *, threads: int | None = None, rounds: int = ROUNDS
 ) -> dict[str, Any]:
-    """Measure every precision of every bundle from a frame's bytes to the verdict; ready for JSON, durations in ms.
+    """Measure every precision of every bundle on the fastest engine of this machine's processor; see `measure_wanted`.
 
     Args:
-        bundles: name → .segrd file; all of one preprocessing.
+        bundles: name → .segrd file.
         frames: what they inspect, in turn.
         threads: processor threads of the engine; None is its own choice.
         rounds: how many turns each has, of two samples.
@@ -39,38 +37,57 @@ def measure_bundles(
     Raises:
         BundleError: a bundle is damaged or foreign.
         EngineError: no engine, or it can run none of them.
-        OptionError: bundles that want different network images.
+    """
+    opened = {name: Bundle.open(path) for name, path in bundles.items()}
+    engine = engines.processor_engine()
+    wanted = [(name, each) for name, bundle in opened.items() for each in choose(bundle, [engine], None)]
+    measured = measure_wanted(opened, wanted, frames, threads=threads, rounds=range(rounds))
+    version = measured["bundles"][0]["engine_version"]
+    return {"engine": engine, "engine_version": version, "threads": threads, **measured}
+
+
+def measure_wanted(
+    bundles: Mapping[str, Bundle],
+    wanted: Sequence[tuple[str, Wanted]],
+    frames: FrameSet,
+    *,
+    threads: int | None = None,
+    rounds: Iterable[int],
+) -> dict[str, Any]:
+    """Measure graphs of bundles from a frame's bytes to the verdict; ready for JSON, durations in ms.
+
+    Args:
+        bundles: by name.
+        wanted: a bundle's name, with an engine and a precision, of everything to measure.
+        frames: what they inspect, in turn.
+        threads: processor threads of the engines; None is their own choice.
+        rounds: their numbers, from 0; each is a turn of two samples for everything.
+
+    Raises:
+        EngineError: nothing could be loaded.
     """
     started, start = datetime.now(timezone.utc), perf_counter()
     load_before = environment.load_average()
-    opened = {name: Bundle.open(path) for name, path in bundles.items()}
-    preprocess = _common_preprocess(opened)
-    engine = engines.processor_engine()
     loaders = {
-        f"{name} {precision}": (name, partial(DetectorContender, bundle, engine, precision, threads))
-        for name, bundle in opened.items()
-        for precision in bundle.manifest.graphs
-        if precision in engines.engine_class(engine).precisions
+        f"{name} {precision} in {engine}": partial(DetectorContender, bundles[name], engine, precision, threads)
+        for name, (engine, precision) in wanted
     }
     with ExitStack() as stack:
-        session = Session(frames.frames, preprocess)
-        skipped = load_all(session, {key: load for key, (_, load) in loaders.items()}, stack)
-        session.run(range(rounds))
-        names = [name for key, (name, _) in loaders.items() if key not in skipped]
+        session = Session(frames.frames)
+        skipped = load_all(session, loaders, stack)
+        session.run(rounds)
+        names = [name for key, (name, _) in zip(loaders, wanted, strict=True) if key not in skipped]
         measured = [log.summarise(None) for log in session.logs]
+        network_hw = [log.contender.preprocess.size_hw for log in session.logs]
     return {
-        "engine": engine,
-        "engine_version": measured[0].version,
-        "threads": threads,
         "frames": {
             "source": frames.source,
             "count": len(frames.frames),
             "sizes_hw": [list(size_hw) for size_hw in frames.sizes_hw],
         },
-        "network_hw": list(preprocess.size_hw),
-        "rounds": rounds,
+        "rounds": len(session.other_cpu),
         "samples": int(measured[0].total.samples_ms.size),
-        "bundles": [_figures(name, latency) for name, latency in zip(names, measured, strict=True)],
+        "bundles": [_figures(*each) for each in zip(names, network_hw, measured, strict=True)],
         "skipped": skipped,
         "noisy_rounds": sum(share is not None and share > QUIET_OTHER_CPU for share in session.other_cpu),
         "environment": {
@@ -82,26 +99,20 @@ def measure_bundles(
     }
 
 
-def _common_preprocess(bundles: Mapping[str, Bundle]) -> Preprocess:
-    found = {name: Preprocess.from_dict(bundle.manifest.preprocess) for name, bundle in bundles.items()}
-    first, *others = found
-    for name in others:
-        if found[name] != found[first]:
-            raise OptionError(
-                f"the bundles {first} and {name} preprocess frames in different ways",
-                expected="one network size, crop and fit for all that are measured together",
-            )
-    return found[first]
-
-
-def _figures(name: str, latency: ContenderLatency) -> dict[str, Any]:
-    p95 = latency.total.quantile(950)
+def _figures(name: str, network_hw: tuple[int, int], latency: ContenderLatency) -> dict[str, Any]:
+    total = latency.total
+    p95, p99 = (total.quantile(thousandths) for thousandths in (950, 990))
     return {
         "bundle": name,
         "precision": latency.precision,
-        "median_ms": round(latency.total.median, 3),
+        "engine": latency.engine,
+        "engine_version": latency.version,
+        "network_hw": list(network_hw),
+        "median_ms": round(total.median, 3),
         "p95_ms": None if p95 is None else round(p95, 3),
-        "min_ms": round(latency.total.min, 3),
+        "p99_ms": None if p99 is None else round(p99, 3),
+        "min_ms": round(total.min, 3),
+        "max_ms": round(total.max, 3),
         "cpu_ms": round(latency.cpu_ms, 3),
         "stages_ms": {stage: round(durations.median, 3) for stage, durations in latency.stages.items()},
     }

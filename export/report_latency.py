@@ -17,7 +17,6 @@ from segrd_edge import engines
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
 from segrd_edge.errors import EngineError
-from segrd_edge.tensorrt.library import FLAVOURS
 
 ROUNDS = 15
 _WARM_UP = 2
@@ -74,8 +73,7 @@ def _load_all(bundle: Bundle) -> tuple[list[Detector], list[str]]:
     """A detector per engine and precision, and a sentence for each that cannot be had."""
     detectors: list[Detector] = []
     failures: list[str] = []
-    installed = [name for name in engines.available() if name not in FLAVOURS]
-    for engine, precision in itertools.product(installed, bundle.manifest.graphs):
+    for engine, precision in itertools.product(engines.processor_engines(), bundle.manifest.graphs):
         if precision not in engines.engine_class(engine).precisions:
             continue
         try:

@@ -13,6 +13,7 @@ from segrd_edge.training.metrics import Metrics
 from segrd_edge.training.run import Run
 
 from . import charts
+from .limits import LOSS_LIMITS
 from .report_facts import Errors, Share, answer, change, choose_cases, compare, count_errors, score_groups
 from .report_pictures import case_pictures, frame_sizes_hw
 from .report_text import (
@@ -38,7 +39,6 @@ METRICS = {
     "image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AU-PRO", "iap": "IAP",
     "iap90": "IAP@90", "f1": "best F1",
 }  # fmt: skip
-LOSS_LIMITS = {"image_auroc": 0.005, "pixel_ap": 0.02}  # what INT8 may cost before the report points at it
 SIZES_LOOKED_AT = 8
 
 Evaluations = Mapping[str, Evaluation]
@@ -163,6 +163,10 @@ def _data_facts(run: Run, sizes: list[tuple[int, int]]) -> list[tuple[str, str]]
     if preprocess.crop_xywh:
         left, top, width, height = preprocess.crop_xywh
         facts.insert(3, ("crop", f"{size((height, width))} from x = {left}, y = {top}; nothing else is looked at"))
+    if preprocess.tile_hw:
+        counts = sorted({len(preprocess.grid(preprocess.placement(frame_hw).size_hw)) for frame_hw in sizes})
+        shown = f"; {' or '.join(map(str, counts))} to a frame" if counts else ""
+        facts.append(("tiles", f"{size(preprocess.tile_hw)} frame pixels, {preprocess.overlap:.0%} shared{shown}"))
     if len(sizes) == 1 and preprocess.fit == "stretch":
         across, down = preprocess.placement(sizes[0]).scale_xy
         shape = f"{across:.3g}" if across == down else f"{across:.3g} × {down:.3g}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -147,6 +148,23 @@ def parse_frame_size(text: str) -> tuple[int, int]:
             f"--frame {text}", expected="a width and a height of at least 1 pixel", fix="for example --frame 2448x2048"
         )
     return height, width
+
+
+def parse_duration_ms(option: str, text: str) -> float:
+    """`30ms`, `30` (ms) or `0.03s`. Returns milliseconds.
+
+    Raises:
+        OptionError: another form, or nothing above 0.
+    """
+    match = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(ms|s)?", text.strip())
+    value = float(match[1]) * (1e3 if match[2] == "s" else 1) if match else 0.0
+    if not value > 0:
+        raise OptionError(
+            f"{option} {text}",
+            expected="a time above 0 in milliseconds or seconds",
+            fix=f"for example {option} 30ms, {option} 30 or {option} 0.03s",
+        )
+    return value
 
 
 def _guarded(command: Callable[..., int | None], name: str, extra: str | None) -> Callable[..., NoReturn]:

@@ -38,9 +38,9 @@ _IMAGES = 8  # test photographs, evenly spread
 class GraphContender:
     """A graph in one of our engines; its frames are network images, so that nothing but the engine is timed."""
 
-    def __init__(self, engine: str, tool: str, graph: bytes, threads: int | None) -> None:
+    def __init__(self, engine: str, tool: str, graph: bytes, threads: int | None, preprocess: Preprocess) -> None:
         self._engine = engines.create(engine, graph, EngineOptions(threads=threads))
-        self.engine, self.precision = engine, tool
+        self.engine, self.precision, self.preprocess = engine, tool, preprocess
         self.version = package_version(engine) or "unknown"
 
     def inspect(self, frame: Pixels) -> Sample:
@@ -62,7 +62,7 @@ class GraphContender:
 class AsReadContender(GraphContender):
     """A graph in OpenVINO, but as OpenVINO reads it, without our runtime's rewriting."""
 
-    def __init__(self, tool: str, graph: bytes, threads: int | None) -> None:
+    def __init__(self, tool: str, graph: bytes, threads: int | None, preprocess: Preprocess) -> None:
         import openvino
 
         core = openvino.Core()
@@ -72,7 +72,7 @@ class AsReadContender(GraphContender):
             ).create_infer_request()
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load the graph: {error}") from error
-        self.engine, self.precision = AS_READ, tool
+        self.engine, self.precision, self.preprocess = AS_READ, tool, preprocess
         self.version = package_version("openvino") or "unknown"
 
     def close(self) -> None:
@@ -101,9 +101,9 @@ def measure_latency(
     images = [preprocess.resize(read_frame(photo.path, value_range=preprocess.value_range)) for photo in chosen]
     before = environment.load_average()
     with ExitStack() as stack:
-        session = Session(images, replace(preprocess, crop_xywh=None))
+        session = Session(images)
         failed = {}
-        for name, load in _loaders(graphs, threads):
+        for name, load in _loaders(graphs, threads, replace(preprocess, crop_xywh=None)):
             try:
                 stack.callback(session.add(load).close)
             except EngineError as error:  # noqa: PERF203  (loading takes a thousand times longer)
@@ -128,15 +128,15 @@ def speedup(reference_ms: Sequence[float], own_ms: Sequence[float], per_round: i
 
 
 def _loaders(
-    graphs: Mapping[str, onnx.ModelProto], threads: int | None
+    graphs: Mapping[str, onnx.ModelProto], threads: int | None, preprocess: Preprocess
 ) -> Iterator[tuple[str, Callable[[], Contender]]]:
     for tool, model in graphs.items():
         graph = model.SerializeToString()
         for engine in ENGINES:
             if engines.engine_class(engine).is_available():
-                yield f"{engine} {tool}", partial(GraphContender, engine, tool, graph, threads)
+                yield f"{engine} {tool}", partial(GraphContender, engine, tool, graph, threads, preprocess)
         if engines.engine_class("openvino").is_available() and _is_rewritten(graph):
-            yield f"{AS_READ} {tool}", partial(AsReadContender, tool, graph, threads)
+            yield f"{AS_READ} {tool}", partial(AsReadContender, tool, graph, threads, preprocess)
 
 
 def _is_rewritten(graph: bytes) -> bool:

@@ -38,6 +38,7 @@ __all__ = [
     "engine_class",
     "open_engine",
     "processor_engine",
+    "processor_engines",
 ]
 
 
@@ -47,15 +48,20 @@ def available() -> list[str]:
     return [name for name, found in classes.items() if found.is_automatic and found.is_available()]
 
 
+def processor_engines() -> list[str]:
+    """The names in `available()` that run on the processor."""
+    from ..tensorrt.library import FLAVOURS
+
+    return [name for name in available() if name not in FLAVOURS]
+
+
 def processor_engine() -> str:
     """What "auto" is here without the GPU's engines: TensorRT's are built and timed on the device, in minutes each.
 
     Raises:
         EngineError: none is installed.
     """
-    from ..tensorrt.library import FLAVOURS
-
-    found = [name for name in available() if name not in FLAVOURS]
+    found = processor_engines()
     if not found:
         raise EngineError("no engine for the processor is installed", fix="pip install 'segrd-edge[openvino]'")
     return found[0]

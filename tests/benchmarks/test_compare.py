@@ -18,7 +18,7 @@ from segrd_edge.bundle import Bundle
 from segrd_edge.calibration import frames as calibration_frames
 from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.console import build_app
-from segrd_edge.errors import DataError, OptionError, ThresholdError, TrainingError
+from segrd_edge.errors import DataError, ThresholdError, TrainingError
 from segrd_edge.export import report_latency
 from segrd_edge.export.bundle import ExportResult, export_bundle
 from segrd_edge.preprocess import Preprocess
@@ -137,10 +137,11 @@ def test_too_few_photographs(configs: dict[str, RunConfig], tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_bundles_of_two_sizes_are_not_measured_together(bundle_path: Path, finished: Path) -> None:
+def test_bundles_of_two_sizes_are_measured_together(bundle_path: Path, finished: Path) -> None:
     both = {"a": bundle_path, "b": finished / "rd" / "part.segrd"}
-    with pytest.raises(OptionError, match="the bundles a and b preprocess frames in different ways"):
-        measure_bundles(both, compare._frames(finished / "rd", (64, 64)))
+    measured = measure_bundles(both, compare._frames(finished / "rd", (64, 64)), threads=1, rounds=2)
+    sizes = {(row["bundle"], *row["network_hw"]) for row in measured["bundles"]}
+    assert sizes == {("a", 64, 96), ("b", 64, 64)}
 
 
 def cli(*arguments: Any) -> Result:

@@ -19,6 +19,7 @@ class Scripted:
     """Takes the durations that it is told, and scores a frame by its brightness."""
 
     version = "1"
+    preprocess = Preprocess(size_hw=(32, 32))
 
     def __init__(
         self, diary: list[str], engine: str, precision: str = "fp32", *, total_ms: float = 10, gain: float = 1
@@ -46,7 +47,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(diary: list[str], *contenders: Scripted, rounds: int) -> Session:
-    session = Session(FRAMES, Preprocess(size_hw=(32, 32)))
+    session = Session(FRAMES)
     for contender in contenders:
         session.add(lambda contender=contender: contender)
     diary.clear()

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from segrd_edge import commands
-from segrd_edge.console import build_app, emit_json, json_option, parse_frame_size, parse_ints, track
+from segrd_edge.console import build_app, emit_json, json_option, parse_duration_ms, parse_frame_size, parse_ints, track
 from segrd_edge.errors import BundleError, OptionError
 
 _HEAVY = ("torch", "onnx", "cv2", "openvino", "onnxruntime", "sklearn", "scipy", "matplotlib")
@@ -105,6 +105,15 @@ def test_whole_numbers() -> None:
     for text in ("1,2,3", "1,2,3,x", "", "1,2,3,4.5"):
         with pytest.raises(OptionError, match="--roi"):
             parse_ints("--roi", text, 4, ",", "1,2,3,4")
+
+
+def test_a_duration_is_milliseconds_unless_it_says_seconds() -> None:
+    for text, wanted in {"30ms": 30, "30": 30, "0.03s": 30, " 2.5 ms": 2.5, ".5s": 500}.items():
+        assert parse_duration_ms("--budget", text) == pytest.approx(wanted)
+    for text in ("", "0", "-3ms", "30us", "fast", "1e3", "nan", "inf", "30 m s"):
+        with pytest.raises(OptionError, match="--budget") as caught:
+            parse_duration_ms("--budget", text)
+        assert "--budget 0.03s" in caught.value.fix
 
 
 def test_a_frame_size_is_width_by_height() -> None:
