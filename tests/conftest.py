@@ -18,6 +18,7 @@ from .distance_detector import (  # noqa: F401  (fixtures)
     make_bundle,
     manifest_fields,
     painter,
+    tiled_bundle,
 )
 from .fakes.gpu import fake_gpu  # noqa: F401  (fixture)
 

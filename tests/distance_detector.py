@@ -24,6 +24,7 @@ from segrd_edge.preprocess import Preprocess
 from segrd_edge.selftest import golden_frame
 
 SIZE_HW = (64, 96)
+TILE_HW = (128, 192)  # frame pixels of the bundle with tiles, two to a network pixel
 TOP_PIXELS = 20
 PART_BGR = (40, 120, 200)
 WHITE_ANOMALY = (215 + 135 + 55) / 3 / 255  # 0.529: what a white pixel scores
@@ -50,6 +51,23 @@ def make_bundle() -> Callable[..., Path]:
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete bundle. Tests that damage it copy it first."""
     return _make_bundle(tmp_path_factory.mktemp("bundle") / "part.segrd")
+
+
+@pytest.fixture
+def tiled_bundle(tmp_path: Path) -> Callable[..., Path]:
+    """`tiled_bundle(batch=1)`: a bundle with tiles whose graph takes so many at once."""
+
+    def make(batch: int = 1) -> Path:
+        return _make_bundle(
+            tmp_path / f"tiles-{batch}.segrd",
+            graphs={"fp32": _deploy_graph(batch=batch)},
+            records={"fp32": _manifest_fields()["graphs"]["fp32"] | {"batch": batch}},
+            preprocess=Preprocess(size_hw=SIZE_HW, tile_hw=TILE_HW, overlap=0.25).to_dict(),
+            default_precision="fp32",
+            calibration=None,
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,9 +15,7 @@ from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.tiles import TileGrid, on_tiles, tile_grid
 
-from ..distance_detector import PART_BGR, SIZE_HW, TOP_PIXELS, paint
-
-TILE_HW = (128, 192)  # frame pixels, two to a network pixel
+from ..distance_detector import PART_BGR, SIZE_HW, TILE_HW, TOP_PIXELS, paint
 
 
 @pytest.mark.parametrize("image", [64, 65, 80, 111, 112, 113, 160, 500])
@@ -73,28 +70,6 @@ def test_a_defect_on_a_seam_is_found_as_well_as_inside_a_tile(overlap: float) ->
     inside = spec.score(blurred([image])[0].anomaly_map)  # of the last one, undivided
     worst = min(scores) / inside
     assert worst == pytest.approx(1, abs=0.02) if overlap else worst < 0.67
-
-
-@pytest.fixture
-def tiled_bundle(
-    make_bundle: Callable[..., Path],
-    deploy_graph: Callable[..., bytes],
-    manifest_fields: Callable[..., dict[str, Any]],
-    tmp_path: Path,
-) -> Callable[[int], Path]:
-    """`tiled_bundle(batch)`: a bundle with tiles whose graph takes so many at once."""
-
-    def make(batch: int = 1) -> Path:
-        return make_bundle(
-            tmp_path / f"tiles-{batch}.segrd",
-            graphs={"fp32": deploy_graph(batch=batch)},
-            records={"fp32": manifest_fields()["graphs"]["fp32"] | {"batch": batch}},
-            preprocess=Preprocess(size_hw=SIZE_HW, tile_hw=TILE_HW, overlap=0.25).to_dict(),
-            default_precision="fp32",
-            calibration=None,
-        )
-
-    return make
 
 
 def expected_map(frame: np.ndarray, map_hw: tuple[int, int]) -> np.ndarray:
