@@ -13,39 +13,71 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 openvino = pytest.importorskip("openvino")
 
+# What gives c, 1×32×h×w, from a and b, 1×16×8×8: (operator, inputs, output, attributes).
+_Front = list[tuple[str, list[str], str, dict[str, Any]]]
+_CONCAT: _Front = [("Concat", ["a", "b"], "c", {"axis": 1})]
+_CONCAT_OF_RELUS: _Front = [
+    ("Relu", ["a"], "ra", {}),
+    ("Relu", ["b"], "rb", {}),
+    ("Concat", ["ra", "rb"], "c", {"axis": 1}),
+]
+_LEVELLED: _Front = [*_CONCAT_OF_RELUS[:2], ("Concat", ["ra", "rb"], "rc", {"axis": 1}), ("Mul", ["rc", "f"], "c", {})]
+_POOL: _Front = [
+    ("Concat", ["a", "b"], "ab", {"axis": 1}),
+    ("Relu", ["ab"], "r", {}),
+    ("MaxPool", ["r"], "c", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+]
+_SHUFFLE: _Front = [
+    ("Concat", ["a", "b", "a", "b", "b", "a", "b", "a"], "ab", {"axis": 1}),
+    ("DepthToSpace", ["ab"], "c", {"blocksize": 2, "mode": "CRD"}),
+]
 
-def _concat_net(scale: float, zero_point: int = 0) -> bytes:
-    """y = Conv1×1(DQ(Q(Concat(Relu(a), Relu(b))))) in int8."""
+
+def _net(front: _Front, scale: float, *, zero_point: int = 0, outputs: tuple[str, ...] = ("y",)) -> bytes:
+    """y = Conv1×1(DQ(Q(c))) in int8, behind `front`."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
-    weight = rng.integers(-127, 128, (16, 32, 1, 1)).astype(np.int8)
     constants = {
-        "w8": weight,
+        "w8": rng.integers(-127, 128, (16, 32, 1, 1)).astype(np.int8),
         "ws": np.full(16, 0.01, np.float32),
         "wz": np.zeros(16, np.int8),
         "s": np.float32(scale),
         "z": np.array(zero_point, np.int8),
+        "f": np.linspace(0.5, 2, 32, dtype=np.float32).reshape(1, 32, 1, 1),
     }
     nodes = [
-        helper.make_node("Relu", ["a"], ["ra"]),
-        helper.make_node("Relu", ["b"], ["rb"]),
-        helper.make_node("Concat", ["ra", "rb"], ["c"], axis=1),
+        *(helper.make_node(op, inputs, [output], **attrs) for op, inputs, output, attrs in front),
         helper.make_node("QuantizeLinear", ["c", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
         helper.make_node("DequantizeLinear", ["w8", "ws", "wz"], ["w"], axis=0),
         helper.make_node("Conv", ["d", "w"], ["y"], kernel_shape=[1, 1]),
     ]
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 16, 8, 8]) for name in "aby"]
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 16, 8, 8]) for name in "ab"]
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
     stored = [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()]
-    graph = helper.make_graph(nodes, "concat", ports[:2], ports[2:], stored)
+    graph = helper.make_graph(nodes, "net", inputs, results, stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     return bytes(model.SerializeToString())
 
 
-@pytest.mark.parametrize("scale", [0.0137, 0.03, 0.0481])
-def test_the_same_function_behind_a_concat(scale: float) -> None:
-    graph = _concat_net(scale)
+def _rewritten(graph: bytes) -> Any:
+    """The `openvino.Model` of a graph with one pair, re-encoded."""
+    model = openvino.Core().read_model(graph)
+    assert use_uint8_activations(model) == 1
+    return model
+
+
+def _quantised(model: Any) -> Any:
+    """The one FakeQuantize in a model."""
+    (found,) = [node for node in model.get_ops() if node.get_type_name() == "FakeQuantize"]
+    return found
+
+
+@pytest.mark.parametrize("scale", [0.0137, 0.03, 0.0481])  # the first clips much, the last nothing
+@pytest.mark.parametrize("front", [_CONCAT, _CONCAT_OF_RELUS, _LEVELLED, _POOL, _SHUFFLE])
+def test_the_same_function(front: _Front, scale: float) -> None:
+    graph = _net(front, scale)
     rng = np.random.default_rng(1)
     feeds: dict[str, Any] = {name: rng.normal(0, 1, (1, 16, 8, 8)).astype(np.float32) for name in "ab"}
     plain = onnxruntime.SessionOptions()
@@ -53,16 +85,36 @@ def test_the_same_function_behind_a_concat(scale: float) -> None:
     session = onnxruntime.InferenceSession(graph, plain, providers=["CPUExecutionProvider"])
     (wanted,) = session.run(None, feeds)
 
-    core = openvino.Core()
-    model = core.read_model(graph)
-    assert use_uint8_activations(model) == 1
-    got = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(feeds)[0]
+    got = openvino.Core().compile_model(_rewritten(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(feeds)[0]
     assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(
+    ("front", "is_unsigned"),
+    [(_CONCAT, False), (_SHUFFLE, False), (_CONCAT_OF_RELUS, True), (_LEVELLED, True), (_POOL, True)],
+)
+def test_what_is_never_negative_is_counted_from_zero(front: _Front, is_unsigned: bool) -> None:
+    lowest = _quantised(_rewritten(_net(front, 0.03))).input_value(1).get_node().get_data()
+    assert lowest == (0 if is_unsigned else pytest.approx(-128 * 0.03))
+
+
+@pytest.mark.parametrize(("front", "moving"), [(_POOL, "MaxPool"), (_SHUFFLE, "DepthToSpace")])
+def test_a_pair_goes_in_front_of_what_moves_values(front: _Front, moving: str) -> None:
+    model = _rewritten(_net(front, 0.03))
+    (node,) = [node for node in model.get_ops() if node.get_type_name() == moving]
+    assert node.input_value(0).get_node().get_type_name() == "Multiply"  # the last of a pair
+    assert _quantised(model).get_output_partial_shape(0) == node.get_input_partial_shape(0)
+
+
+def test_a_pair_stays_where_something_else_reads_the_floats() -> None:
+    model = _rewritten(_net(_POOL, 0.03, outputs=("y", "c")))
+    (pool,) = [node for node in model.get_ops() if node.get_type_name() == "MaxPool"]
+    assert pool.input_value(0).get_node().get_type_name() == "Relu"
 
 
 def test_another_zero_point_is_left_alone() -> None:
     """Files of other tools: their zero point would be lost."""
-    assert use_uint8_activations(openvino.Core().read_model(_concat_net(0.03, zero_point=-128))) == 0
+    assert use_uint8_activations(openvino.Core().read_model(_net(_CONCAT_OF_RELUS, 0.03, zero_point=-128))) == 0
 
 
 def test_a_float_graph_is_left_alone(deploy_graph: Any) -> None:
