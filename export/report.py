@@ -15,12 +15,14 @@ import numpy.typing as npt
 from segrd_edge.bundle import Bundle
 from segrd_edge.errors import FrameError, TrainingError
 from segrd_edge.frames import read_frame
+from segrd_edge.manifest import Manifest
 from segrd_edge.selftest import golden_frame
 from segrd_edge.training.evaluate import Evaluation
 from segrd_edge.training.run import Run
 
 from . import report_record as records
 from . import report_sections as sections
+from .budget import budget_sentence
 from .page import render
 from .report_latency import LatencyTable, measure_latency
 from .report_pictures import synthetic_pictures
@@ -70,7 +72,7 @@ def _page(run: Run, result: ExportResult) -> dict[str, Any]:
         "metrics": {"names": list(sections.METRICS.values()), "rows": sections.metrics_section(manifest, evaluations)},
         "precision": precision_section(manifest, result.calibration, evaluations, result.graph_bytes, latency),
         "parity": sections.parity_rows(manifest),
-        "latency": _latency(latency),
+        "latency": _latency(latency, manifest),
         "environment": [*records.training_record(run), *records.environment()],
         "packages": records.packages(),
         "checksums": records.checksums(bundle, run),
@@ -104,10 +106,11 @@ def _budget(run: Run) -> str:
     return f"a budget of {plural(config.steps or 0, 'step')}"
 
 
-def _latency(table: LatencyTable) -> dict[str, Any]:
+def _latency(table: LatencyTable, manifest: Manifest) -> dict[str, Any]:
+    budget = [] if manifest.latency is None else [budget_sentence(manifest.latency)]
     return {
         "chart": records.latency_chart(table) if table.rows else "",
-        "sentences": records.latency_sentences(table),
+        "sentences": [*budget, *records.latency_sentences(table)],
         "rows": table.rows,
         "failures": table.failures,
         "frame": size(table.frame_hw),

@@ -104,6 +104,8 @@ def commands(run: Run, result: ExportResult, *, synthetic: bool) -> list[str]:
 def _export_options(result: ExportResult) -> Iterable[str]:
     yield "--int8" if "int8" in result.manifest.graphs else "--no-int8"
     yield from result.settings.command_options(shlex.quote(str(result.plan_path)))
+    if result.manifest.latency is not None:
+        yield f"--budget {result.manifest.latency.budget_ms:g}ms"
     yield from _target_options(result.target)
 
 

@@ -211,6 +211,19 @@ class GoldenRecord(Record):
     )
 
 
+class LatencyRecord(Record):
+    """How long whole inspections took where the bundle was exported, against the budget that was asked for."""
+
+    budget_ms: float = Field(gt=0, description="from a frame's bytes to the verdict, at p99")
+    frame_hw: tuple[Size, Size] = Field(description="height and width of the frame")
+    engine: str
+    engine_version: str | None
+    machine: str
+    samples: Count = Field(description="inspections with each precision")
+    p50_ms: dict[Precision, float]
+    p99_ms: dict[Precision, float]
+
+
 class LeanEngineRecord(Record):
     """A ready TensorRT engine that travels in the bundle, for machines with the lean runtime alone.
 
@@ -250,6 +263,7 @@ class Manifest(Record):
     )
     calibration: CalibrationRecord | None = Field(default=None, description="present when there is an INT8 graph")
     golden: GoldenRecord
+    latency: LatencyRecord | None = Field(default=None, description="where segrd-export was given a --budget")
     lean_engines: list[LeanEngineRecord] = Field(default=[], description="ready engines, the preferred one first")
 
     @property

@@ -21,6 +21,7 @@ from segrd_edge.bundle import Bundle
 from segrd_edge.calibration import ranges
 from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.settings import Int8Settings
+from segrd_edge.console import FOUND
 from segrd_edge.detector import Detector
 from segrd_edge.engines import create
 from segrd_edge.errors import ExportError, OptionError, TrainingError
@@ -314,12 +315,14 @@ def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], m
 
     monkeypatch.setattr(Run, "load", lambda folder: run)  # the one whose core is there already
     out = tmp_path / "part.segrd"
-    command(run.folder, out, int8=False, report=False, engine="cpu", json=True)
+    code = command(run.folder, out, int8=False, report=False, engine="cpu", json=True, budget="0.0001ms")
+    assert code == FOUND  # nothing keeps that; the bundle is whole
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["bundle"] == str(out)
     assert set(figures["graphs"]) == {"fp32"}
     assert figures["graphs"]["fp32"]["threshold"] == Bundle.open(out).manifest.graphs["fp32"].threshold.value
     assert figures["int8"] is None
+    assert (figures["latency"]["frame_hw"], figures["latency"]["samples"]) == ([80, 80], 100)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +334,8 @@ def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], m
         ({"batch": 0, "engine": "tensorrt"}, "--batch 0"),
         ({"engine": "openvino"}, "unknown engine 'openvino'"),
         ({"lean": True, "engine": "tensorrt-rtx"}, "--lean for the engine tensorrt-rtx"),
+        ({"budget": "30ms", "engine": "tensorrt"}, "--budget for the engine tensorrt"),
+        ({"budget": "soon"}, "--budget soon"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_the_run_is_read(
