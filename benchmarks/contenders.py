@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from segrd_edge import engines
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
+from segrd_edge.engines import EngineOutput
 from segrd_edge.errors import EngineError, MissingExtraError, OptionError
 from segrd_edge.preprocess import Preprocess
 
@@ -96,7 +97,6 @@ class TorchContender:
             from segrd_edge.training.run import Run
         except ModuleNotFoundError as error:
             raise MissingExtraError("--run", "train", (error.name or "torch").partition(".")[0]) from error
-        self._torch = torch
         self._run = Run.load(folder)
         self.preprocess = self._run.preprocess
         expected = tuple(bundle.manifest.preprocess["size_hw"])
@@ -115,10 +115,8 @@ class TorchContender:
         start = perf_counter()
         image = self.preprocess.resize(frame)
         prepared = perf_counter()
-        maps, scores = self._forward(image)
+        score = self._predict(image).score
         executed = perf_counter()
-        maps[0].numpy()
-        score = float(scores[0])
         is_defect = score >= self._threshold
         end = perf_counter()
         stages_ms = {
@@ -129,20 +127,15 @@ class TorchContender:
         return Sample((end - start) * 1e3, stages_ms, score, is_defect)
 
     def run_bare(self, frame: Pixels, image: Pixels) -> None:
-        self._forward(image)
+        self._predict(image)
 
     def close(self) -> None:
         del self._run
 
-    def _forward(self, image: Pixels) -> tuple[Any, Any]:
-        """Anomaly map and score of one network image: the same function as the deploy graph."""
-        from segrd_edge.training.maps import anomaly_map, anomaly_score, normalise
+    def _predict(self, image: Pixels) -> EngineOutput:
+        from segrd_edge.training.predict import predict_image
 
-        run = self._run
-        with self._torch.inference_mode():
-            raw = run.model(normalise(self._torch.from_numpy(image[np.newaxis]), self.preprocess))
-            maps = anomaly_map(raw, run.map_spec, self.preprocess.size_hw)
-            return maps, anomaly_score(maps, run.map_spec)
+        return predict_image(self._run.model, self.preprocess, image)
 
 
 class Wanted(NamedTuple):
