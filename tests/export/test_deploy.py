@@ -51,6 +51,30 @@ def test_deploy_graph_gives_what_predict_gives(
         assert 0 <= got.anomaly_map.min() <= got.anomaly_map.max() <= 1
 
 
+def _mean_of_channels(size_hw: str) -> onnx.ModelProto:
+    """A core graph whose map has the images' own size."""
+    return onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 19]>
+        core (float[1, 3, {size_hw}] images) => (float[1, 1, {size_hw}] raw) <int64[1] one = {{1}}>
+        {{ raw = ReduceMean (images, one) }}"""
+    )
+
+
+@pytest.mark.parametrize(("sigma_px", "matrices"), [(0.0, 0), (2.0, 2)])
+def test_a_map_of_the_network_size_is_not_enlarged(sigma_px: float, matrices: int) -> None:
+    graph = build_deploy_graph(_mean_of_channels("64, 96"), Preprocess((64, 96)), MapSpec("none", sigma_px, 100))
+    assert [node.op_type for node in graph.graph.node].count("MatMul") == matrices
+    ((output,),) = [list(run_engine("onnxruntime", graph, [np.full((64, 96, 3), 200, np.uint8)]))]
+    assert np.ptp(output.anomaly_map) < 1e-5  # blurred up to the border, too, an even grey stays what it is
+
+
+def test_a_map_is_never_shrunk(one_conv: Callable[[MapSpec], Any]) -> None:
+    core = one_conv(SIGMOID).core((64, 96))
+    core.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 65
+    with pytest.raises(ExportError, match=r"gives \[1, 1, 65, 24\]"):
+        build_deploy_graph(core, Preprocess((64, 96)), SIGMOID)
+
+
 def test_ports_and_stored_shapes(one_conv: Callable[[MapSpec], Any]) -> None:
     preprocess = Preprocess((64, 96))
     graph = build_deploy_graph(one_conv(SIGMOID).core((64, 96)), preprocess, SIGMOID).graph
