@@ -21,6 +21,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from segrd_edge.calibration.graph import OPSET, read_graph, write_graph
 from segrd_edge.errors import ExportError
 
+from .shuffle import reorder_shuffles
+
 FOLD_TOLERANCE = 1e-4  # of the largest raw value; float32 leaves about 1e-6
 
 # What TensorRT 10.3 to 11 runs natively, and ONNX Runtime and OpenVINO too. No control flow, no data-dependent shapes,
@@ -165,7 +167,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _tidy(exported: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with convolutions named after their weights.
+    """The graph with convolutions named after their weights, and pixel shuffles as engines like them.
 
     Surgery also drops the stack traces that torch attaches to nodes, with the paths of the machine they were made on.
     """
@@ -174,6 +176,7 @@ def _tidy(exported: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.nodes:
         if node.op in ("Conv", "ConvTranspose"):
             node.name = node.inputs[1].name.removesuffix(".weight")
+    reorder_shuffles(graph)
     return write_graph(graph)
 
 
