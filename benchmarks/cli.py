@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segrd_edge.console import console, emit_json, json_option, new_table, parse_frame_size, print_table
+from segrd_edge.console import (
+    OK,
+    console,
+    emit_json,
+    json_option,
+    new_table,
+    parse_duration_ms,
+    parse_frame_size,
+    print_table,
+)
 from segrd_edge.errors import OptionError
 
 if TYPE_CHECKING:
@@ -17,12 +26,29 @@ if TYPE_CHECKING:
 
 
 def command(
-    bundle: Annotated[Path | None, typer.Argument(help="The .segrd file.", show_default=False)] = None,
+    bundle: Annotated[
+        list[Path] | None, typer.Argument(help="The .segrd file; with --budget any number.", show_default=False)
+    ] = None,
     frame: Annotated[
         str | None,
         typer.Option(
             help="Size of the frames, WIDTHxHEIGHT; default is the size of the images in --frames, or 1024x1024."
         ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="A time per frame, 30ms or 0.03s: which of these bundles, engines and precisions keeps it at p99, and "
+            "which of those is the most accurate; without a bundle, which models, profiles and sizes keep it.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="With --budget and no bundle: a model; may be repeated. Default is all.")
+    ] = None,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(help="With --budget and no bundle: a network size; may be repeated. Default 192, 256 and 320."),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Two samples of each contender per round.")] = None,
     seconds: Annotated[
@@ -67,33 +93,39 @@ def command(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained page with charts here.")] = None,
     json: Annotated[bool, json_option] = False,
-) -> None:
+) -> int:
     """Measure every engine and precision from a frame's bytes to the verdict, in one interleaved run; or one of them at
-    the pace of a line."""
-    if compare is not None:
-        measuring = (bundle, frame, rounds, seconds, threads, engine, precision, frames, run, period, trace, deadline)
-        if any(value is not None for value in (*measuring, keep_warm, html)):
-            raise OptionError("--compare beside what measures", expected="two results, and --json at most")
-        _compare(*compare, as_json=json)
-        return
-    if bundle is None:
-        raise OptionError("no bundle to measure", expected="a .segrd file, or --compare with two results")
+    the pace of a line; or many against a budget. Exit code 1: nothing keeps the --budget."""
+    paced = {"--period": period, "--trace": trace, "--deadline": deadline, "--keep-warm": keep_warm}
     common: dict[str, Any] = {
         "frame_hw": None if frame is None else parse_frame_size(frame),
         "threads": threads,
         "frames": frames,
     }
+    measured = {"rounds": rounds, "seconds": seconds, "engines": engine, "precisions": precision}
+    if compare is not None:
+        others = {"a bundle": bundle, "--budget": budget, "--run": run, "--html": html, **paced}
+        others |= {f"--{name.removesuffix('_hw')}": value for name, value in (common | measured).items()}
+        _refuse("--compare", others, "two results, and --json at most")
+        _compare(*compare, as_json=json)
+        return OK
+    if budget is not None:
+        _refuse("--budget", {"--run": run, "--html": html, **paced}, "one or the other")
+        return _budget(budget, bundle or [], model, size, common | measured, as_json=json)
+    _refuse("--model or --size", {"no --budget": model or size}, "--budget and no bundle")
+    if not bundle or len(bundle) > 1:
+        raise OptionError(
+            f"{len(bundle or [])} bundles to measure",
+            expected="one .segrd file; any number with --budget; or --compare with two results",
+        )
     if period is None and trace is None:
-        if deadline is not None or keep_warm is not None:
-            raise OptionError("--deadline or --keep-warm without arrivals", expected="--period or --trace beside it")
-        own = {"rounds": rounds, "seconds": seconds, "engines": engine, "precisions": precision, "run": run}
-        found, page = _interleaved(bundle, common | own, as_json=json)
+        _refuse("--deadline or --keep-warm", {"no arrivals": deadline or keep_warm}, "--period or --trace beside it")
+        found, page = _interleaved(bundle[0], common | measured | {"run": run}, as_json=json)
     else:
-        if rounds is not None or run is not None:
-            raise OptionError("--rounds or --run with arrivals", expected="--seconds: one detector runs at their pace")
+        _refuse("arrivals", {"--rounds": rounds, "--run": run}, "--seconds: one detector runs at their pace")
         common |= {"engine": _only("--engine", engine), "precision": _only("--precision", precision)}
         common |= {"deadline_ms": deadline, "keep_warm_ms": keep_warm}
-        found, page = _at_pace(bundle, _arrivals(period, trace, seconds), common, as_json=json)
+        found, page = _at_pace(bundle[0], _arrivals(period, trace, seconds), common, as_json=json)
     if html is not None:
         from .html import write_page
 
@@ -101,6 +133,32 @@ def command(
         console.print(f"page: {html}", markup=False, soft_wrap=True)
     if json:
         emit_json(found)
+    return OK
+
+
+def _refuse(option: str, others: dict[str, Any], expected: str) -> None:
+    """OptionError if any of the others is given."""
+    if given := [name for name, value in others.items() if value is not None and value != []]:
+        raise OptionError(f"{option} with {', '.join(given)}", expected=expected)
+
+
+def _budget(
+    text: str,
+    bundles: list[Path],
+    models: list[str] | None,
+    sizes: list[int] | None,
+    options: dict[str, Any],
+    *,
+    as_json: bool,
+) -> int:
+    from . import budget_cli
+    from .budget_run import Settings
+
+    settings = Settings(parse_duration_ms("--budget", text), **options)
+    if bundles:
+        _refuse("--model or --size", {"bundles": models or sizes}, "one or the other: bundles have their own")
+        return budget_cli.of_bundles(bundles, settings, as_json=as_json)
+    return budget_cli.of_untrained(models, sizes, settings, as_json=as_json)
 
 
 _Found = tuple[dict[str, Any], Callable[[], str]]  # for JSON, and what makes the page

@@ -141,7 +141,7 @@ def export_bundle(
     facts = {p: GraphFacts(graph, parities[p], judgements[p]) for p, graph in graphs.items()}
     manifest = build_manifest(run, out.stem, facts, calibration, len(golden))
     members = {graph_file(p): graph.model.SerializeToString() for p, graph in graphs.items()}
-    write_bundle(out, manifest, {**members, GOLDEN_FILE: _npz(expected)})
+    write_bundle(out, manifest, {**members, GOLDEN_FILE: npz(expected)})
     return ExportResult(
         path=out,
         manifest=manifest,
@@ -254,7 +254,8 @@ def _choose(
     )
 
 
-def _npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
+def npz(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
+    """The bytes of an array file, as `Bundle.golden` reads it."""
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()

@@ -86,7 +86,7 @@ def build_graphs(
         ExportError: the network gives NaN or infinity, or its graph cannot take a batch.
         OptionError: a scope or a frame size that cannot work.
     """
-    graphs: dict[Precision, ExportGraph] = {"fp32": _for_processor(float_graph)}
+    graphs: dict[Precision, ExportGraph] = {"fp32": for_processor(float_graph)}
     if not int8 and not target.is_tensorrt:
         return graphs, None
     chosen = frames()
@@ -114,7 +114,7 @@ def build_graphs(
             calibration = nearer(calibration, other, tuned.minutes, tuned.steps)
             said(str(calibration.fine_tuning))
         graphs["int8"] = replace(
-            _for_processor(calibration.model), drift=calibration.drift, is_safe=calibration.is_safe
+            for_processor(calibration.model), drift=calibration.drift, is_safe=calibration.is_safe
         )
         seen = _Seen(images, calibration.largest, calibration.reference, Truth.of(chosen, threshold))
     else:
@@ -143,7 +143,8 @@ class _Seen:
     truth: Truth
 
 
-def _for_processor(model: onnx.ModelProto) -> ExportGraph:
+def for_processor(model: onnx.ModelProto) -> ExportGraph:
+    """A graph for network images, one by one, as the engines of a processor run it."""
     return ExportGraph(model, judged=model, engine="auto", alone=model)
 
 

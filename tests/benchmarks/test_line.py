@@ -154,13 +154,13 @@ def test_segrd_bench_runs_at_the_pace_of_a_line(bundle_path: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--deadline", "5"], "--deadline or --keep-warm without arrivals"),
-        (["--period", "5", "--rounds", "3"], "--rounds or --run with arrivals"),
+        (["--deadline", "5"], "--deadline or --keep-warm with no arrivals"),
+        (["--period", "5", "--rounds", "3"], "arrivals with --rounds"),
         (["--period", "5", "--trace", "x.txt"], "--period and --trace"),
         (["--period", "5", "--engine", "openvino", "--engine", "onnxruntime"], "--engine openvino, onnxruntime with"),
         (["--period", "5", "--seconds", "1", "--deadline", "0"], "a deadline of 0 ms"),
         (["--period", "0"], "a frame every 0 ms"),
-        (["--compare", "a.json", "b.json"], "--compare beside what measures"),
+        (["--compare", "a.json", "b.json"], "--compare with a bundle"),
         (["--trace", "absent.txt"], "absent.txt cannot be read"),
     ],
 )
@@ -172,7 +172,7 @@ def test_options_that_cannot_work(bundle_path: Path, options: list[str], message
 
 def test_without_a_bundle_there_is_nothing_to_measure() -> None:
     done = bench()
-    assert (done.exit_code, "no bundle to measure" in done.stderr) == (2, True)
+    assert (done.exit_code, "0 bundles to measure" in done.stderr) == (2, True)
 
 
 def result(name: str = "openvino int8", p50: float = 10.0, **more: Any) -> dict[str, Any]:
