@@ -4,6 +4,7 @@ measurement, on the test bundle."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 
 from segrd_edge.bundle import Bundle
 from segrd_edge.errors import OptionError
-from segrd_edge.export import budget
+from segrd_edge.export import budget, report, report_record
 from segrd_edge.export.budget import budget_sentence, check_budget, choose_default, hold_budget
 from segrd_edge.export.bundle import ExportResult
+from segrd_edge.export.report_latency import LatencyTable
 from segrd_edge.export.target import Target
 from segrd_edge.manifest import LatencyRecord, Manifest
 
@@ -140,3 +142,14 @@ def test_a_gpu_is_not_timed_here() -> None:
     check_budget(Target())
     with pytest.raises(OptionError, match="--budget for the engine tensorrt"):
         check_budget(Target("tensorrt"))
+
+
+def test_the_report_shows_the_figures_and_its_command_asks_for_them_again(
+    exported: ExportResult, manifest_fields: Fields
+) -> None:
+    measured = Manifest(**manifest_fields(latency=record(40, 20)))
+    table = LatencyTable([], [], (480, 640), 0)
+    assert report._latency(table, measured)["sentences"][0] == budget_sentence(record(40, 20))
+    assert len(report._latency(table, exported.manifest)["sentences"]) == 1
+    assert "--budget 30ms" in [*report_record._export_options(replace(exported, manifest=measured))]
+    assert not any("--budget" in option for option in report_record._export_options(exported))
