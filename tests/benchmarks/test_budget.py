@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -219,30 +218,30 @@ def bench(*arguments: Any) -> Result:
 
 
 def test_bundles_against_a_budget(
-    bundle_path: Path,
+    tiled_bundle: Callable[..., Path],
     make_bundle: Callable[..., Path],
     manifest_fields: Callable[..., dict[str, Any]],
     tmp_path: Path,
 ) -> None:
+    """One bundle with metrics, and one without that sees frames in tiles."""
     graphs = fields_with(manifest_fields, metrics=METRICS)["graphs"]
     evaluated = make_bundle(tmp_path / "evaluated.segrd", records=graphs)
-    shutil.copy(bundle_path, tmp_path / "plain.segrd")
-    both = (evaluated, tmp_path / "plain.segrd", "--frame", "96x64", "--threads", 1, "--engine", "openvino")
+    both = (evaluated, tiled_bundle(), "--frame", "300x200", "--threads", 1, "--engine", "openvino")
     done = bench(*both, "--budget", "1000s", "--json")
     assert done.exit_code == 0, done.stderr
     (line,) = done.stdout.splitlines()
     found = json.loads(line)
-    assert (found["mode"], found["budget_ms"], found["samples"], found["fitting"]) == ("budget", 1e6, 100, 4)
+    assert (found["mode"], found["budget_ms"], found["samples"], found["fitting"]) == ("budget", 1e6, 100, 3)
     assert all(row["fits"] and row["median_ms"] <= row["p99_ms"] <= row["max_ms"] for row in found["bundles"])
     (taken,) = found["best"]
     assert taken["bundle"] == str(evaluated)
     assert taken["python"] in done.stderr
     assert found["headline"] in " ".join(done.stderr.split())
-    assert "4 to measure, in turn, at least 100 samples of each" in done.stderr
+    assert "3 to measure, in turn, at least 100 samples of each" in done.stderr
     impossible = bench(*both[1:], "--budget", "0.0001", "--precision", "fp32")
     assert impossible.exit_code == 1
     assert "Nothing keeps 0.0001 ms" in impossible.stderr
-    assert "segrd-bench --budget 0.0001ms --frame 96x64" in " ".join(impossible.stderr.split())
+    assert "segrd-bench --budget 0.0001ms --frame 300x200" in " ".join(impossible.stderr.split())
     assert "fp32 openvino" in impossible.stdout
 
 
