@@ -120,7 +120,7 @@ def _steps(answer: Answer, best: Timed) -> list[str]:
         if len(dearer) > 1:
             text += f" Slower still: {', '.join(f'{each.name} ({ms(each.limit_ms)} ms)' for each in dearer[1:])}."
     else:
-        text = "Nothing that was measured is more accurate and slower than the budget."
+        text = "Nothing of what is over the budget is more accurate."
     cheaper = answer.cheaper(best)
     saved = (
         []
@@ -160,7 +160,7 @@ def _stages(timed: Timed) -> str:
 
 
 def _room(timed: Timed, answer: Answer) -> str:
-    return f"{ms(timed.limit_ms)} ms at p99, {ms(answer.budget_ms - timed.limit_ms)} to spare"
+    return f"{ms(timed.limit_ms)} ms at p99, {ms(answer.budget_ms - timed.limit_ms)} ms to spare"
 
 
 def _gain(to: Timed, best: Timed) -> str:
