@@ -266,3 +266,11 @@ def test_options_that_cannot_work(options: list[str], message: str) -> None:
 def test_bundles_are_judged_without_torch() -> None:
     script = "import sys, segrd_edge.benchmarks.budget_cli; sys.exit('torch' in sys.modules or 'onnx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_without_the_export_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "segrd_edge.benchmarks.untrained", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = bench("--budget", "30ms")
+    assert done.exit_code == 2
+    assert "pip install 'segrd-edge[export]'" in done.stderr
