@@ -34,6 +34,8 @@ def command(
     crop: Annotated[
         str | None, typer.Option(help="LEFT,TOP,WIDTH,HEIGHT of what is looked at, in frame pixels.")
     ] = None,
+    tile: Annotated[str | None, typer.Option(help="Side of tiles in frame pixels, or HEIGHTxWIDTH.")] = None,
+    overlap: Annotated[float, typer.Option(help="Share of a tile that neighbours have in common.")] = 0.25,
     value_range: Annotated[
         str | None, typer.Option("--range", help="BLACK:WHITE of 16-bit images, e.g. 0:4095.")
     ] = None,
@@ -72,7 +74,7 @@ def command(
         teacher=teacher,
         defects=defects,
         textures=str(textures) if textures else None,
-        preprocess=parse_preprocess(size, fit, value_range, crop),
+        preprocess=parse_preprocess(size, fit, value_range, crop, tile, overlap),
         minutes=minutes,
         steps=steps,
         seed=seed,
