@@ -126,7 +126,7 @@ def _loses(manifest: Manifest) -> bool:
 def _record(samples: Samples, engine: str, frame_bgr_u8: npt.NDArray[np.uint8], budget_ms: float) -> LatencyRecord:
     # Nearest rank: a duration that was really measured.
     p50, p99 = (
-        {p: float(np.quantile(taken, share, method="inverted_cdf")) for p, taken in samples.items()}
+        {p: round(float(np.quantile(taken, share, method="inverted_cdf")), 3) for p, taken in samples.items()}
         for share in (0.5, 0.99)
     )
     return LatencyRecord(
@@ -150,7 +150,10 @@ def _sentences(manifest: Manifest, record: LatencyRecord, default: Precision | N
     line = shlex.join(["segrd-bench", "--budget", f"{record.budget_ms:g}ms", "--frame", f"{width}x{height}"])
     late = f"No precision keeps it. The bundle is whole, with {manifest.default_precision} as its default."
     if [name for name, p99_ms in record.p99_ms.items() if p99_ms <= record.budget_ms]:
-        late = "INT8 would keep it, but is not within calibration's limits: fp32 stays the default, and is too slow."
+        late = (
+            "INT8 would keep it, but is not within its limits (--max-score-shift and the like): fp32 stays the default, "
+            "and is too slow."
+        )
     return [
         figures,
         late,

@@ -118,7 +118,7 @@ def test_where_only_refused_int8_keeps_it_that_is_said(
     monkeypatch.setattr(budget, "measure", lambda *_: samples)
     held = hold_budget(ExportResult(path, Bundle.open(path).manifest, {}, {}, {}, None), good_frame, 30)
     assert not held.holds
-    assert held.sentences[1].startswith("INT8 would keep it, but is not within calibration's limits")
+    assert held.sentences[1].startswith("INT8 would keep it, but is not within its limits")
 
 
 def test_turns_alternate_and_the_first_inspections_do_not_count(
