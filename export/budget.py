@@ -151,8 +151,8 @@ def _sentences(manifest: Manifest, record: LatencyRecord, default: Precision | N
     late = f"No precision keeps it. The bundle is whole, with {manifest.default_precision} as its default."
     if [name for name, p99_ms in record.p99_ms.items() if p99_ms <= record.budget_ms]:
         late = (
-            "INT8 would keep it, but is not within its limits (--max-score-shift and the like): fp32 stays the default, "
-            "and is too slow."
+            "INT8 would keep it, but is not within its limits (--max-score-shift and the like): fp32 stays the "
+            "default, and is too slow."
         )
     return [
         figures,
