@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,9 +128,12 @@ def export_bundle(
     synthetic = _paint(run, photographs, said) if evaluate and not photographs.test else []
     shown = [frame.image_bgr_u8 for frame in calibration.frames] if calibration else []
     judgements: dict[Precision, Judgement] = {}
-    for precision, graph in graphs.items():  # fp32 first
+    for precision, graph in graphs.items():  # fp32 first, whose scores of the calibration frames are known
         reference = judgements.get("fp32")
-        judgements[precision] = _judge(run, photographs, synthetic, shown, precision, graph, reference, said)
+        judgement = _judge(run, photographs, synthetic, shown if reference else [], precision, graph, reference, said)
+        if reference is None and calibration:
+            judgement = replace(judgement, shown_scores=[output.score for output in calibration.reference])
+        judgements[precision] = judgement
     for notice in sorted({j.evaluation.notice for j in judgements.values() if j.evaluation and j.evaluation.notice}):
         said(notice)  # the same for every precision
 

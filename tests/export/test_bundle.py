@@ -101,6 +101,24 @@ def test_the_bundle_opens_and_says_what_happened(run: Run, result: ExportResult)
     assert result.graph_bytes["int8"] < result.graph_bytes["fp32"]
 
 
+def test_fp32s_scores_of_the_calibration_frames_are_not_computed_twice(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+    judge = station.judge
+    monkeypatch.setattr(station, "judge", lambda *args, **given: calls.append(given) or judge(*args, **given))
+    settings = Int8Settings(frames=8, scope="head")
+    made = export_bundle(run, tmp_path / "part.segrd", settings=settings, evaluate=False).calibration
+    assert made is not None
+    float_call, int8_call = calls
+    assert (float_call["shown"], float_call["reference"]) == ([], None)
+    graph = create("auto", Bundle.open(tmp_path / "part.segrd").graph("fp32"))
+    scores = [graph.run(frame.image_bgr_u8).score for frame in made.frames]
+    graph.close()
+    assert len(int8_call["shown"]) == 8
+    assert int8_call["reference"].shown_scores == pytest.approx(scores, abs=1e-5)
+
+
 def test_calibration_record(run: Run, result: ExportResult) -> None:
     record = result.manifest.calibration
     assert record is not None
