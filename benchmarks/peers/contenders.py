@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
-from typing import IO, Any, Protocol
+from time import perf_counter, process_time
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -29,6 +29,13 @@ PEER_PRECISIONS = ("fp32", "int8")
 _CLOSING_S = 30
 
 
+class Took(NamedTuple):
+    """What a frame took."""
+
+    ms: float  # by the clock
+    processor_ms: float  # of all the process's threads: what is left of the clock on a machine that others use too
+
+
 class Contender(Protocol):
     """Something that inspects a frame."""
 
@@ -37,8 +44,8 @@ class Contender(Protocol):
     precision: str
     version: str
 
-    def run(self, frame: Pixels) -> float:
-        """A frame (uint8 H×W×3) to its result; how long that took, in ms."""
+    def run(self, frame: Pixels) -> Took:
+        """A frame (uint8 H×W×3) to its result."""
 
     def close(self) -> None: ...
 
@@ -53,10 +60,8 @@ class OwnDetector:
         self.name, self.precision = f"segrd-edge {bundle.manifest.model.name}, {bundle.path.stem}", precision
         self.version = f"{engine} {self._detector.engine_version}"
 
-    def run(self, frame: Pixels) -> float:
-        start = perf_counter()
-        self._detector.inspect(frame)
-        return (perf_counter() - start) * 1e3
+    def run(self, frame: Pixels) -> Took:
+        return _timed(lambda: self._detector.inspect(frame))
 
     def close(self) -> None:
         self._detector.close()
@@ -71,8 +76,8 @@ class EagerTorch:
         self._contender = TorchContender(run, bundle, threads)
         self.name, self.version = f"eager torch, {run.name}", self._contender.version
 
-    def run(self, frame: Pixels) -> float:
-        return self._contender.inspect(frame).total_ms
+    def run(self, frame: Pixels) -> Took:
+        return _timed(lambda: self._contender.inspect(frame))
 
     def close(self) -> None:
         self._contender.close()
@@ -92,14 +97,18 @@ class Floor:
         self._preprocess = preprocess
         self.name, self.precision, self.version = f"plain {engine}", precision, package_version(engine) or "unknown"
 
-    def run(self, frame: Pixels) -> float:
-        start = perf_counter()
+    def run(self, frame: Pixels) -> Took:
         ready = frame.shape[:2] == self._preprocess.size_hw
-        self._infer((frame if ready else self._preprocess.resize(frame))[np.newaxis])
-        return (perf_counter() - start) * 1e3
+        return _timed(lambda: self._infer((frame if ready else self._preprocess.resize(frame))[np.newaxis]))
 
     def close(self) -> None:
         del self._infer
+
+
+def _timed(step: Callable[[], object]) -> Took:
+    start, processor = perf_counter(), process_time()
+    step()
+    return Took((perf_counter() - start) * 1e3, (process_time() - processor) * 1e3)
 
 
 def _openvino(graph: bytes, threads: int) -> Any:
@@ -146,14 +155,15 @@ class Peer:
             self.close()
             raise
 
-    def run(self, frame: Pixels) -> float:
+    def run(self, frame: Pixels) -> Took:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"shape": frame.shape}).encode() + b"\n" + frame.tobytes())
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # what it said last is the better message
-        return float(self._reply()["ms"])
+        reply = self._reply()
+        return Took(reply["ms"], reply["processor_ms"])
 
     def close(self) -> None:
         assert self._process.stdin is not None

@@ -24,7 +24,7 @@ from ..distribution import Distribution
 from ..frames import FrameSet, golden_frames
 from ..quantisers.latency import speedup
 from ..session import turn_order
-from .contenders import PEER_PRECISIONS, PEERS, Contender, EagerTorch, Floor, OwnDetector, Peer
+from .contenders import PEER_PRECISIONS, PEERS, Contender, EagerTorch, Floor, OwnDetector, Peer, Took
 from .installation import Installed
 
 SAMPLES_PER_ROUND = 2  # of each size
@@ -36,18 +36,18 @@ Load = Callable[[], Contender]
 
 @dataclass
 class Log:
-    """A contender and how long it took, in ms."""
+    """A contender and what it took."""
 
     contender: Contender
-    frame_ms: list[float] = field(default_factory=list)
-    image_ms: list[float] = field(default_factory=list)
+    frames: list[Took] = field(default_factory=list)
+    images: list[Took] = field(default_factory=list)
 
     def turn(self, frame: Pixels, image: Pixels, *, backwards: bool) -> None:
         """Two samples of each, in an order that adds a slow drift to both alike."""
         environment.wait_until_idle()
         for _ in range(_UNTIMED_RUNS):
             self.contender.run(frame)
-        steps = [(frame, self.frame_ms), (image, self.image_ms)]
+        steps = [(frame, self.frames), (image, self.images)]
         if backwards:
             steps.reverse()
         for pixels, samples in [*steps, *reversed(steps)]:
@@ -158,24 +158,31 @@ def describe(log: Log, logs: Sequence[Log]) -> dict[str, Any]:
         "kind": contender.kind,
         "precision": contender.precision,
         "version": contender.version,
-        "samples": len(log.frame_ms),
-        "frame": _figures(log.frame_ms, logs[0].frame_ms, None if torch is None else torch.frame_ms),
-        "image": _figures(log.image_ms, logs[0].image_ms, None if torch is None else torch.image_ms),
+        "samples": len(log.frames),
+        "frame": _figures(log.frames, logs[0].frames, None if torch is None else torch.frames),
+        "image": _figures(log.images, logs[0].images, None if torch is None else torch.images),
     }
 
 
-def _figures(
-    own_ms: Sequence[float], reference_ms: Sequence[float], torch_ms: Sequence[float] | None
-) -> dict[str, float | None]:
-    durations = Distribution.of(own_ms)
+def _figures(own: Sequence[Took], reference: Sequence[Took], torch: Sequence[Took] | None) -> dict[str, float | None]:
+    durations = Distribution.of(took.ms for took in own)
+    processor = Distribution.of(took.processor_ms for took in own)
     p90 = durations.percentile("p90")
     return {
         "median_ms": round(durations.median, 3),
         "p90_ms": None if p90 is None else round(p90, 3),
         "min_ms": round(durations.min, 3),
-        "ratio": round(speedup(own_ms, reference_ms, SAMPLES_PER_ROUND), 3),
-        "speedup": None if torch_ms is None else round(speedup(torch_ms, own_ms, SAMPLES_PER_ROUND), 3),
+        "processor_ms": round(processor.median, 3),
+        "ratio": _times(own, reference),
+        "speedup": None if torch is None else _times(torch, own),
     }
+
+
+def _times(long: Sequence[Took], short: Sequence[Took]) -> float:
+    """By processor time: others that use the machine add to the clock, to some more than to others."""
+    return round(
+        speedup([took.processor_ms for took in long], [took.processor_ms for took in short], SAMPLES_PER_ROUND), 3
+    )
 
 
 def _network_size(bundles: Sequence[Bundle]) -> tuple[int, int]:
