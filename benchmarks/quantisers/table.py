@@ -53,11 +53,12 @@ def _part(part: Mapping[str, Any]) -> list[str]:
     tools = part["tools"]
     machine = "{model}, {cores} cores".format(**part["environment"]["cpu"])
     run = {tool: record for tool, record in tools.items() if "not_run" not in record}
+    carried = ", carried over from float's" if part.get("thresholds") == "carried over" else ""
     return [
         f"## {part['part']}",
         "",
         f"{machine}, {part['date']}; {part['calibration_frames']} calibration frames, thresholds from "
-        f"{part['held_out']} held-out images, {tools[FLOAT]['verdicts']['of']} test photographs, judged in "
+        f"{part['held_out']} held-out images{carried}, {tools[FLOAT]['verdicts']['of']} test photographs, judged in "
         f"{part['judged_in']}.",
         "",
         *_rows(_ACCURACY, [_accuracy(tool, record, tools[FLOAT]) for tool, record in run.items()]),

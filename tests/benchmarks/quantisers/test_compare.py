@@ -12,6 +12,7 @@ from segrd_edge.benchmarks.quantisers.compare import FLOAT, Part, compare
 from segrd_edge.benchmarks.quantisers.latency import AS_READ, speedup
 from segrd_edge.benchmarks.quantisers.table import write_table
 from segrd_edge.calibration.frames import choose_frames
+from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import scan
 
@@ -28,7 +29,9 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     good = [photo.path for photo in folder.train]
     preprocess = Preprocess(SIZE_HW)
     frames = choose_frames(good[:10], preprocess, count=6)
-    part = Part("part", build_small(SIZE_HW), preprocess, frames, good[10:], folder.test, false_reject=0.1)
+    part = Part(
+        "part", build_small(SIZE_HW), preprocess, MapSpec("none"), frames, good[10:], folder.test, false_reject=0.1
+    )
     tools = ["ours-all", "nncf"]
     *_, record = compare(part, tools, pythons={"nncf": NOWHERE}, rounds=2, threads=1)
     return record
@@ -36,6 +39,14 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_record_is_json(record: dict[str, Any]) -> None:
     assert json.loads(json.dumps(record, allow_nan=False))["tools"].keys() == {FLOAT, "ours-all", "nncf"}
+
+
+def test_thresholds_are_carried_over_from_floats(record: dict[str, Any], tmp_path: Path) -> None:
+    base, ours = (record["tools"][tool]["threshold"] for tool in (FLOAT, "ours-all"))
+    assert ours == pytest.approx(base, abs=0.02)
+    for rule, said in (("carried over", "held-out images, carried over from float's, 8"), (None, "held-out images, 8")):
+        (tmp_path / "part.json").write_text(json.dumps({**record, "thresholds": rule}))
+        assert said in write_table(tmp_path).read_text()
 
 
 def test_accuracy_is_measured_against_float(record: dict[str, Any]) -> None:
