@@ -218,14 +218,18 @@ def _distance_run(size_hw: tuple[int, int]) -> Any:
     preprocess = Preprocess(size_hw=size_hw)
 
     class Distance(nn.Module):
+        map_spec = MapSpec(activation="none", top_pixels=TOP_PIXELS)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.part_rgb = nn.Parameter(torch.tensor(PART_BGR[::-1]).view(1, 3, 1, 1) / 255)
+
         def forward(self, images: Tensor) -> Tensor:
             mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std))
-            part_rgb = torch.tensor(PART_BGR[::-1]).view(1, 3, 1, 1) / 255
-            return (images * std + mean - part_rgb).abs().mean(dim=1, keepdim=True)
+            return (images * std + mean - self.part_rgb).abs().mean(dim=1, keepdim=True)
 
     return SimpleNamespace(
         model=Distance(),
         preprocess=preprocess,
-        map_spec=MapSpec(activation="none", top_pixels=TOP_PIXELS),
         threshold={"value": THRESHOLD["fp32"]},
     )
