@@ -113,9 +113,7 @@ def build_graphs(
             other = on_frames(tuned.graph, settings=same_plan, reference=calibration.reference)
             calibration = nearer(calibration, other, tuned.minutes, tuned.steps)
             said(str(calibration.fine_tuning))
-        graphs["int8"] = replace(
-            for_processor(calibration.model), drift=calibration.drift, is_safe=calibration.is_safe
-        )
+        graphs["int8"] = replace(for_processor(calibration.model), drift=calibration.drift, is_safe=calibration.is_safe)
         seen = _Seen(images, calibration.largest, calibration.reference, Truth.of(chosen, threshold))
     else:
         said(f"observing activations on {len(images)} frames")
