@@ -8,13 +8,13 @@ OpenVINO counts the time of every kernel. A kernel belongs to the block of the c
 convolution, such as the products of features, counts by its kind. By kind, convolutions are told apart by what they
 compute in, INT8 or float. The graphs take turns, and the counters cost time of their own, so these are shares to
 compare, not latencies; those come from segrd-bench. Where other programs share the processor, the least of all rounds
-is nearer to the truth than the median: --least.
+of every kernel is nearer to the truth than the median: --least.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +35,7 @@ from segrd_edge.errors import OptionError
 _WARM_UP = 3
 _PRECISIONS = ("fp32", "int8")  # what OpenVINO runs on a processor
 By = Literal["block", "kind"]
+_Samples = defaultdict[tuple[str, str], list[float]]  # (row, kernel) → ms of every run
 
 
 def command(
@@ -44,7 +45,9 @@ def command(
     by: Annotated[
         By, typer.Option(help="A row for every block of the network, or for every kind of kernel.")
     ] = "block",
-    least: Annotated[bool, typer.Option("--least", help="The least of all rounds instead of the median.")] = False,
+    least: Annotated[
+        bool, typer.Option("--least", help="Of every kernel the least of all rounds, not the median.")
+    ] = False,
     json: Annotated[bool, json_option] = False,
 ) -> None:
     """Time of every block of a bundle's network, or of every kind of kernel, in OpenVINO."""
@@ -91,12 +94,12 @@ def block_macs(model: onnx.ModelProto) -> dict[str, int]:
 def measure_kernels(
     graphs: Mapping[str, bytes], rounds: int, threads: int | None = None, *, by: By = "block", least: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Precision → block, or kind of kernel → median ms per run, on noise as image.
+    """Precision → block, or kind of kernel → ms per run, the medians of its kernels, on noise as image.
 
     By block, kernels without a convolution are "other: KIND".
 
     Args:
-        least: the least of all rounds instead of the median.
+        least: of every kernel the least of all rounds instead of the median.
 
     Raises:
         OptionError: OpenVINO is not installed.
@@ -121,14 +124,13 @@ def measure_kernels(
         shape = compiled.inputs[0].shape
         image = np.random.default_rng(0).integers(0, 256, tuple(shape), np.uint8)
         requests[precision].set_input_tensor(openvino.Tensor(image))
-    samples: dict[str, dict[str, list[float]]] = {precision: {} for precision in graphs}
+    samples: dict[str, _Samples] = {precision: defaultdict(list) for precision in graphs}
     for number in range(_WARM_UP + rounds):
         for precision, request in requests.items():
             request.infer()
             if number >= _WARM_UP:
                 _add(samples[precision], request.profiling_info, rows[precision])
-    summary = np.min if least else np.median
-    return {p: {row: float(summary(values)) for row, values in found.items()} for p, found in samples.items()}
+    return {precision: _by_row(found, np.min if least else np.median) for precision, found in samples.items()}
 
 
 def owner_of(kernel: str, kind: str, convolutions: set[str]) -> str:
@@ -147,15 +149,20 @@ def _owner(kernel: Any, convolutions: set[str]) -> str:
     return owner_of(kernel.node_name, kernel.node_type, convolutions)
 
 
-def _add(samples: dict[str, list[float]], profiled: Iterable[Any], row_of: Callable[[Any], str]) -> None:
-    """Add one run's kernels, summed by row."""
-    total: defaultdict[str, float] = defaultdict(float)
+def _add(samples: _Samples, profiled: Iterable[Any], row_of: Callable[[Any], str]) -> None:
+    """Add one run's kernels."""
     for kernel in profiled:
         ms = kernel.real_time.total_seconds() * 1e3
         if ms > 0:
-            total[row_of(kernel)] += ms
-    for row, ms in total.items():
-        samples.setdefault(row, []).append(ms)
+            samples[row_of(kernel), kernel.node_name].append(ms)
+
+
+def _by_row(samples: _Samples, summary: Callable[[Sequence[float]], Any]) -> dict[str, float]:
+    """Row → sum over its kernels."""
+    total: defaultdict[str, float] = defaultdict(float)
+    for (row, _), values in samples.items():
+        total[row] += float(summary(values))
+    return dict(total)
 
 
 if __name__ == "__main__":
