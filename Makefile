@@ -31,7 +31,7 @@ $(VENV)/installed: setup.py pyproject.toml constraints.txt
 demo: install
 	test -d $(PHOTOS) || $(BIN)/python -m segrd_edge.training.demo_parts $(PHOTOS)
 	rm -rf $(DEMO)/run
-	$(BIN)/segrd-train $(PHOTOS) --out $(DEMO)/run --minutes $(MINUTES) --size $(SIZE) --profile fast
+	$(BIN)/segrd-train $(PHOTOS) --out $(DEMO)/run --minutes $(MINUTES) --size $(SIZE)
 	$(BIN)/segrd-export $(DEMO)/run --int8 --out $(DEMO)/part.segrd
 	$(BIN)/segrd-inspect $(DEMO)/part.segrd $(FRAMES) --out $(DEMO)/results --force || test $$? -eq 1
 	$(BIN)/segrd-bench $(DEMO)/part.segrd --html $(DEMO)/latency.html
@@ -66,7 +66,7 @@ gpu-test: install
 
 $(DEMO)/gpu.segrd:
 	test -d $(PHOTOS) || $(BIN)/python -m segrd_edge.training.demo_parts $(PHOTOS)
-	$(BIN)/segrd-train $(PHOTOS) --out $(DEMO)/gpu-run --minutes $(MINUTES) --size $(SIZE) --profile fast
+	$(BIN)/segrd-train $(PHOTOS) --out $(DEMO)/gpu-run --minutes $(MINUTES) --size $(SIZE)
 	$(BIN)/segrd-export $(DEMO)/gpu-run --int8 --engine tensorrt --out $@ --no-report
 
 clean:

@@ -60,7 +60,7 @@ class Settings:
 def main(
     data: Annotated[Path, typer.Argument(help="Folder that holds the categories, at any depth.")],
     teacher: Annotated[str, typer.Option(help="Teacher, as segrd-train takes it.")] = "edge",
-    model: Annotated[str, typer.Option(help="Model, as segrd-train takes it.")] = "destseg",
+    model: Annotated[str, typer.Option(help="Model, as segrd-train takes it.")] = "adps",
     label: Annotated[
         str | None, typer.Option(help="Name of these settings in file names and the table; default: the model's.")
     ] = None,

@@ -127,6 +127,7 @@ def main(
     for name in category:
         config = RunConfig(
             data=str(find_category(data, name)),
+            model="destseg",
             teacher=teacher,
             textures=str(textures) if textures else None,
             minutes=minutes,

@@ -31,7 +31,7 @@ def main(
     batch: Annotated[int, typer.Option(help="Images per step.")] = 4,
     steps: Annotated[int, typer.Option(help="Measured steps of each phase, after one that is not.")] = 3,
     option: Annotated[list[str] | None, typer.Option(help="Model option NAME=VALUE; repeatable.")] = None,
-    model: Annotated[str, typer.Option(help="Model.")] = "destseg",
+    model: Annotated[str, typer.Option(help="Model.")] = "adps",
 ) -> None:
     """Time the steps of every phase on rendered parts."""
     from segrd_edge.training.cli import parse_options

@@ -24,8 +24,8 @@ def train(
     photos: Annotated[Path, typer.Argument(help="Photographs of good parts: MVTec AD layout or a plain folder.")],
     out: Annotated[Path, typer.Option(help="Folder of the run to write.")],
     model: Annotated[
-        str, typer.Option(help="Model to train: destseg, segrdpp, adps, nferd, rbd, rd, rdpp or stfpm.")
-    ] = "destseg",
+        str, typer.Option(help="Model to train: adps, destseg, segrdpp, nferd, rbd, rd, rdpp or stfpm.")
+    ] = "adps",
     minutes: Annotated[float | None, typer.Option(help="Train for so many minutes.")] = None,
     steps: Annotated[int | None, typer.Option(help="Train for so many steps (published: 5000).")] = None,
     teacher: Annotated[
@@ -65,8 +65,8 @@ def train(
     profile: Annotated[
         str | None,
         typer.Option(
-            help="Segmentation head of destseg and segrdpp: accurate (published), balanced or fast. Default accurate; "
-            "with --minutes balanced."
+            help="With --model destseg or segrdpp, its segmentation head: accurate (published), balanced or fast. Default "
+            "accurate; with --minutes balanced."
         ),
     ] = None,
     option: Annotated[

@@ -32,7 +32,7 @@ class RunConfig:
     """Everything that decides what a run trains. Stored as config.json."""
 
     data: str  # folder of photographs
-    model: str = "destseg"
+    model: str = "adps"
     backbone: str = "resnet18"
     options: dict[str, Any] = field(default_factory=dict)  # of the model's constructor; its defaults are published
     teacher: str = "edge"  # name or path, see training.teacher

@@ -22,7 +22,7 @@ def models(*options: dict[str, Any]) -> dict[str, Any]:
 
 
 def model(options: dict[str, Any]) -> Any:
-    return create_trainable(RunConfig(data="", seed=3, options=options))[0]
+    return create_trainable(RunConfig(data="", model="destseg", seed=3, options=options))[0]
 
 
 def test_heads_share_a_student_and_learn_as_if_alone() -> None:

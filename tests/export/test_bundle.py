@@ -56,6 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     trained = train(
         RunConfig(
             data=str(folder / "photos"),
+            model="destseg",
             options=OPTIONS,
             teacher=str(folder / "teacher.pth"),
             preprocess=Preprocess((64, 64)),

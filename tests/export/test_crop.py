@@ -32,6 +32,7 @@ def test_the_crop_of_a_run_is_the_crop_of_its_bundle(tmp_path: Path) -> None:
     preprocess = Preprocess((64, 64), fit="letterbox", crop_xywh=CROP_XYWH)
     config = RunConfig(
         data=str(photos),
+        model="destseg",
         options={"head_width": 16, "head_fusion_kernel": 1},
         teacher=str(tmp_path / "teacher.pth"),
         preprocess=preprocess,

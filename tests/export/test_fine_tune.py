@@ -69,7 +69,7 @@ def test_the_tuned_graph_has_the_same_nodes_and_another_result(
     photos: Path,
 ) -> None:
     before = {name: values.clone() for name, values in destseg.state_dict().items()}
-    run = Run(Path(), RunConfig(data=str(photos), preprocess=PREPROCESS, batch=2), destseg, {}, {}, {})
+    run = Run(Path(), RunConfig(data=str(photos), model="destseg", preprocess=PREPROCESS, batch=2), destseg, {}, {}, {})
     paths = sorted((photos / "train" / "good").iterdir())
     tuned = fine_tune_graph(run, paths, Budget(steps=1), quantise(*equalised, Plan.of(deploy_graph)))
     assert tuned.steps == 1

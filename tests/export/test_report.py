@@ -517,7 +517,7 @@ def _run(folder: Path, *, evaluated: bool) -> Run:
         cv2.imwrite(str(run_folder / "synthetic" / f"{number:03d}.png"), strip)
     rows = [f"{k},{'student' if k < 80 else 'head'},{k},{90 / (k + 1):.4g},0.4" for k in range(1, 200)]
     (run_folder / "log.csv").write_text("\n".join(["step,phase,phase_step,loss,rate", *rows]) + "\n", encoding="utf-8")
-    config = RunConfig(str(folder / "photos"), minutes=2.0, batch=8, preprocess=Preprocess(SIZE_HW))
+    config = RunConfig(str(folder / "photos"), model="destseg", minutes=2.0, batch=8, preprocess=Preprocess(SIZE_HW))
     files = [{"file": f"{n}.png", "sha256": f"{n:064x}"} for n in range(30)]
     counts = {"train/good": 60, "test/good": 4}
     counts |= {f"test/{kind}": len(values) for kind, values in DEFECT_SCORES.items()} if evaluated else {}

@@ -132,7 +132,8 @@ def test_without_defects_there_are_synthetic_ones_on_the_held_out_images(photos:
 
 
 def test_a_profile_stands_for_options_and_an_option_wins(photos: Path, tmp_path: Path) -> None:
-    small = ["--steps", "1", "--batch", "2", "--size", "64", "--profile", "fast", "--option", "head_width=16"]
+    small = ["--model", "destseg", "--steps", "1", "--batch", "2", "--size", "64", "--profile", "fast"]
+    small += ["--option", "head_width=16"]
     trained = run("segrd-train", photos, "--out", tmp_path / "run", *small)
     assert trained.exit_code == 0, trained.output
     options = Run.load(tmp_path / "run").config.options
@@ -171,8 +172,8 @@ def test_each_profile_takes_less_than_the_one_before(name: str) -> None:
         (["--batch", "1"], "a batch of 1"),
         (["--rotation", "some"], "--rotation some"),
         (["--option", "head_width"], "--option head_width"),
-        (["--profile", "quick"], "the model destseg has no profile 'quick'"),
-        (["--profile", "fast", "--model", "rd"], "a model with a segmentation head: destseg, segrdpp"),
+        (["--profile", "quick", "--model", "destseg"], "the model destseg has no profile 'quick'"),
+        (["--profile", "fast"], "a model that has profiles: destseg, segrdpp"),
         (["--textures", "nowhere"], "no pictures in the texture folder"),
     ],
 )

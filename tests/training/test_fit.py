@@ -24,6 +24,7 @@ def config(photos: Path, tmp_path: Path) -> RunConfig:
     torch.save(ResNetFeatures("resnet18", 3).state_dict(), tmp_path / "teacher.pth")
     return RunConfig(
         data=str(photos),
+        model="destseg",
         teacher=str(tmp_path / "teacher.pth"),
         options={"head_width": 16, "head_fusion_kernel": 1},
         preprocess=Preprocess(size_hw=(64, 64)),

@@ -47,7 +47,7 @@ def run(tmp_path: Path, photos: Path) -> Run:
     model = Tiny()
     model.train()
     model(torch.randn(8, 3, 64, 64))  # statistics
-    config = RunConfig(data=str(photos), preprocess=Preprocess(size_hw=(64, 64)), batch=4)
+    config = RunConfig(data=str(photos), model="destseg", preprocess=Preprocess(size_hw=(64, 64)), batch=4)
     return Run(tmp_path, config, model.eval(), {}, {}, {})
 
 

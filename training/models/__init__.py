@@ -84,7 +84,8 @@ def profile_options(name: str, profile: str) -> dict[str, Any]:
         having = ", ".join(each for each, model in MODELS.items() if hasattr(model, "profiles"))
         raise OptionError(
             f"the model {name} has no profile {profile!r}",
-            expected="one of " + ", ".join(profiles) if profiles else f"a model with a segmentation head: {having}",
+            expected="one of " + ", ".join(profiles) if profiles else f"a model that has profiles: {having}",
+            fix=f"--model {name} --profile balanced" if profiles else "leave --profile out, or choose one with --model",
         )
     return dict(profiles[profile])
 
