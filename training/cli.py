@@ -65,8 +65,8 @@ def train(
     profile: Annotated[
         str | None,
         typer.Option(
-            help="With --model destseg or segrdpp, its segmentation head: accurate (published), balanced or fast. Default "
-            "accurate; with --minutes balanced."
+            help="With --model destseg or segrdpp, its segmentation head: accurate (published), balanced or fast. "
+            "Default accurate; with --minutes balanced."
         ),
     ] = None,
     option: Annotated[
