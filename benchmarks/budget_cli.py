@@ -20,7 +20,7 @@ def of_bundles(paths: Sequence[Path], settings: Settings, *, as_json: bool) -> i
     """Measure, show, and give the exit code: 1 where nothing keeps the budget."""
     answer, found = measure_budget(paths, settings, _say)
     _show(answer, found, as_json=as_json)
-    console.print(found["headline"], style="bold", markup=False)
+    console.print(found["headline"], style="bold", markup=False, soft_wrap=True)
     for best in found["best"]:
         console.print(best["python"], style="green", markup=False, soft_wrap=True)
     for sentence in found["sentences"]:
@@ -40,7 +40,7 @@ def of_untrained(models: list[str] | None, sizes: list[int] | None, settings: Se
         raise MissingExtraError("--budget without a bundle", "export", missing) from error
     found = search(models, sizes, settings, _say)
     _show_untrained(found, as_json=as_json)
-    console.print(untrained_headline(found), style="bold", markup=False)
+    console.print(untrained_headline(found), style="bold", markup=False, soft_wrap=True)
     for line in dict.fromkeys(row["train"] for row in found["networks"] if row["fits"]):
         console.print(line, style="green", markup=False, soft_wrap=True)
     for sentence in untrained_sentences(found):

@@ -157,5 +157,6 @@ def _sentences(manifest: Manifest, record: LatencyRecord, default: Precision | N
     return [
         figures,
         late,
-        f"Faster: a smaller --size, --profile fast, another --model. Which fit before training: {line}",
+        "Faster: a smaller --size, another --model, --profile fast of destseg and segrdpp. "
+        f"Which fit before training: {line}",
     ]

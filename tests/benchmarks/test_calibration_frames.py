@@ -8,6 +8,7 @@ import pytest
 from segrd_edge.benchmarks.calibration_frames import METRICS, compare
 from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
 from segrd_edge.frames import read_frame
+from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import Photo, scan
 from segrd_edge.training.evaluate import evaluation_photos
@@ -32,9 +33,8 @@ def test_frames_that_hold_the_defects_are_not_exceeded_by_them(photos: list[Phot
     seen = [
         CalibrationFrame(PREPROCESS.resize(read_frame(photo.path)), photo.path, "0" * 64, "good") for photo in photos
     ]
-    found = compare(
-        build_small(SIZE_HW), PREPROCESS, {"good only": alone, "all": [*alone, *seen]}, photos, ["head"], "max"
-    )
+    frames = {"good only": alone, "all": [*alone, *seen]}
+    found = compare(build_small(SIZE_HW), PREPROCESS, MapSpec(), frames, photos, ["head"], "max")
     json.dumps(found, allow_nan=False)
     assert found["test_images"] == {"good": 4, "defect": 4}
     assert [row["calibration"] for row in found["int8"]] == ["good only", "all"]
