@@ -242,7 +242,7 @@ def test_bundles_against_a_budget(
     assert impossible.exit_code == 1
     assert "Nothing keeps 0.0001 ms" in impossible.stderr
     assert "segrd-bench --budget 0.0001ms --frame 300x200" in " ".join(impossible.stderr.split())
-    assert "fp32 openvino" in impossible.stdout
+    assert {"fp32", "openvino"} <= set(impossible.stdout.split())  # in one column, in two lines where paths are long
 
 
 @pytest.mark.parametrize(
