@@ -99,18 +99,19 @@ def interleaved(turns: Mapping[str, Turn], rounds: int) -> list[Row]:
 
 def frame_turns(detector: Detector, bundle: Bundle) -> dict[str, Turn]:
     """Frames of growing size, one network image each."""
-    return {f"{side}×{side}": _inspecting(detector, bundle, side) for side in FRAME_SIDES}
+    return {f"{side}×{side}": _inspecting(detector, _frame(bundle, side)) for side in FRAME_SIDES}
 
 
 def tile_turns(detector: Detector, bundle: Bundle) -> dict[str, Turn]:
     """One frame, in more and more tiles."""
     turns = {}
+    frame = _frame(bundle, TILED_SIDE)
     for count in TILES_PER_SIDE:
         overlap = Preprocess().overlap
         tile = math.ceil(TILED_SIDE / (1 + (count - 1) * (1 - overlap)))  # so many fill the side, and no more
         preprocess = Preprocess(detector.preprocess.size_hw, tile_hw=(tile, tile), overlap=overlap)
         found = len(preprocess.grid(preprocess.placement((TILED_SIDE, TILED_SIDE)).size_hw))
-        turns[f"{found} of {tile}×{tile}"] = _inspecting(detector, bundle, TILED_SIDE, preprocess)
+        turns[f"{found} of {tile}×{tile}"] = _inspecting(detector, frame, preprocess)
     return turns
 
 
@@ -133,13 +134,16 @@ def network_sizes(paths: Sequence[Path], precision: str, threads: int | None, ro
             opened = Bundle.open(path)
             detector = stack.enter_context(Detector(opened, precision=precision, threads=threads))
             height, width = detector.preprocess.size_hw
-            turns[f"{width}×{height} {path.name}"] = _inspecting(detector, opened, TILED_SIDE)
+            turns[f"{width}×{height} {path.name}"] = _inspecting(detector, _frame(opened, TILED_SIDE))
         return interleaved(turns, rounds)
 
 
-def _inspecting(detector: Detector, bundle: Bundle, side: int, preprocess: Preprocess | None = None) -> Turn:
-    """Inspect a frame of that side, with `preprocess` in place of the detector's own."""
-    frame = golden_frames(bundle, (side, side)).frames[0]
+def _frame(bundle: Bundle, side: int) -> npt.NDArray[np.uint8]:
+    return golden_frames(bundle, (side, side)).frames[0]
+
+
+def _inspecting(detector: Detector, frame: npt.NDArray[np.uint8], preprocess: Preprocess | None = None) -> Turn:
+    """Inspect a frame, with `preprocess` in place of the detector's own."""
     used = preprocess or detector.preprocess
 
     def turn() -> Mapping[str, float]:

@@ -110,7 +110,8 @@ def choose_frames(
         )
     chosen = _different(photos, preprocess, count, np.random.default_rng([seed, _STREAM]), track)
     chosen = chosen[0::2] + chosen[1::2]  # the good half and the other one are equally diverse
-    images = [_network_image(view, preprocess) for view in chosen]
+    shown = _shown(chosen, preprocess)
+    images = [shown[view] for view in chosen]
     paths = [view.path for view in chosen]
     sums = [file_sha256(path) for path in paths]
     good = min(count // 2 if synthetic else count, len(chosen))
@@ -171,8 +172,13 @@ def _network_images(path: Path, preprocess: Preprocess) -> list[Image]:
     return preprocess.network_images(read_frame(path, value_range=preprocess.value_range))
 
 
-def _network_image(view: _View, preprocess: Preprocess) -> Image:
-    return np.ascontiguousarray(_network_images(view.path, preprocess)[view.tile])
+def _shown(views: Sequence[_View], preprocess: Preprocess) -> dict[_View, Image]:
+    """The views' network images; each photograph is read once, whatever is chosen of it, and not kept."""
+    found: dict[_View, Image] = {}
+    for path in dict.fromkeys(view.path for view in views):
+        images = _network_images(path, preprocess)
+        found |= {view: images[view.tile].copy() for view in views if view.path == path}
+    return found
 
 
 def _with_defect(image: Image, defects: Defects, rng: np.random.Generator) -> tuple[Image, Mask]:

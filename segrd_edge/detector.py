@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -176,7 +177,7 @@ class Detector:
             outputs, engine_ms = self._run([item for member in group for item in member.items])
             rest = iter(outputs)
             for member in group:
-                own = [output for _, output in zip(member.items, rest, strict=False)]
+                own = list(islice(rest, len(member.items)))
                 inspections.append(self._conclude(member, own, engine_ms, start))
         return inspections
 
