@@ -39,9 +39,8 @@ from .graph import IR_VERSION, read_graph
 from .histogram import Histogram
 from .plan import Plan
 from .progress import Track, untracked
-from .quantise import INT8_MAX
+from .quantise import INT8_MAX, sites_of
 from .ranges import FixedMethod, Method, Ranges, to_ranges
-from .rules import PLACEMENT
 from .session import GraphSession
 
 DEFAULT: FixedMethod = "percentile"
@@ -117,7 +116,7 @@ class Switched:
 
     def __init__(self, model: onnx.ModelProto, plan: Plan) -> None:
         graph = read_graph(model)
-        sites = [site for rule in PLACEMENT for site in rule(graph, frozenset(plan.quantised))]
+        sites = sites_of(graph, plan)
         which, scale = gs.Variable("which", np.int64, (1,)), gs.Variable("scale", np.float32, ())
         graph.inputs += [which, scale]
         tensors = {site.tensor.name: site.tensor for site in sites}

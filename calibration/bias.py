@@ -59,7 +59,7 @@ def output_shifts(
         track: wraps them, for a progress bar.
     """
     names = list(plan.quantised)
-    session = GraphSession(draft(_compared(model, plan), ranges, _plan_of_copies(names)), [_shift(n) for n in names])
+    session = GraphSession(draft(_compared(model, plan), ranges, _plan_of_copies(plan)), [_shift(n) for n in names])
     sums: list[_Shift] | None = None
     for image in track(images_bgr_u8, "comparing convolutions with INT8"):
         shifts = [shift.astype(np.float64) for shift in session.run(image)]
@@ -90,9 +90,13 @@ def _compare(graph: gs.Graph, conv: gs.Node) -> gs.Variable:
     return shift
 
 
-def _plan_of_copies(names: Sequence[str]) -> Plan:
+def _plan_of_copies(plan: Plan) -> Plan:
     """Only the copies run in INT8: each reads float values, rounded as they would be behind an INT8 network."""
-    return Plan(tuple(_copy(name) for name in names), dict.fromkeys(names, "what its copy is compared with"))
+    return Plan(
+        tuple(_copy(name) for name in plan.quantised),
+        dict.fromkeys(plan.quantised, "what its copy is compared with"),
+        {_copy(name): why for name, why in plan.two_term.items()},
+    )
 
 
 def _copy(name: str) -> str:

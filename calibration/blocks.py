@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx
@@ -44,6 +45,15 @@ def blocks_of(model: onnx.ModelProto, plan: Plan) -> list[Block]:
 
 
 def int8_share(model: onnx.ModelProto, plan: Plan) -> float:
-    """Which part of the multiply-accumulates of all convolutions runs in INT8."""
+    """Which part of the multiply-accumulates of all convolutions runs in INT8, in one term or two."""
+    return _share(model, plan.quantised)
+
+
+def two_term_share(model: onnx.ModelProto, plan: Plan) -> float:
+    """Which part of them runs in two terms."""
+    return _share(model, plan.two_term)
+
+
+def _share(model: onnx.ModelProto, names: Iterable[str]) -> float:
     macs = multiply_accumulates(model)
-    return sum(macs[name] for name in plan.quantised) / sum(macs.values())
+    return sum(macs[name] for name in names) / sum(macs.values())

@@ -88,6 +88,10 @@ class Budget:
 _SMALL = 1e-6  # a limit of nothing still divides
 
 
-def estimated_speedup(int8_share: float) -> float:
-    """fp32's time over INT8's, if multiply-accumulates were all that takes time."""
-    return 1 / (1 - int8_share + int8_share / INT8_SPEED)
+def estimated_speedup(int8_share: float, two_term_share: float = 0.0) -> float:
+    """fp32's time over INT8's, if multiply-accumulates were all that takes time.
+
+    Args:
+        two_term_share: the part of `int8_share` that is computed twice, see `rules.two_terms`.
+    """
+    return 1 / (1 - int8_share + (int8_share + two_term_share) / INT8_SPEED)

@@ -17,7 +17,7 @@ from segrd_edge.errors import ExportError
 from .graph import OPSET, read_graph
 
 _INT8_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_READERS = (*_INT8_OPS, "Add")
+_READERS = (*_INT8_OPS, "Add", "Sub")
 _SHOWN = 8
 
 
@@ -48,6 +48,8 @@ def violations(model: onnx.ModelProto) -> list[str]:
             found += _weighted(node)
         elif node.op == "Add":
             found += _residual(node)
+        elif node.op == "Sub":
+            found += _rest(node)
     return found
 
 
@@ -116,6 +118,16 @@ def _residual(node: gs.Node) -> Iterator[str]:
     producer = other.inputs[0] if other is not None and other.inputs else None
     if producer is None or producer.op not in _INT8_OPS or not _is_dequantised(producer.inputs[1]):
         yield f"{node.name}: one side must come straight from an INT8 convolution, the other through one Q/DQ pair"
+
+
+def _rest(node: gs.Node) -> Iterator[str]:
+    """What rounding leaves over: a tensor minus itself behind a Q/DQ pair, to be rounded in turn."""
+    if not any(map(_is_dequantised, node.inputs)):
+        return
+    whole, rounded = node.inputs
+    pair = rounded.inputs[0].inputs[0].inputs[0] if _is_dequantised(rounded) else None
+    if pair is None or pair.inputs[0] is not whole or any(r.op != "QuantizeLinear" for r in node.outputs[0].outputs):
+        yield f"{node.name}: it must be what one Q/DQ pair leaves over of its own input, and be quantised itself"
 
 
 def _is_dequantised(tensor: gs.Tensor) -> bool:

@@ -10,17 +10,24 @@ from segrd_edge.training.qat import Grid, Grids
 
 from .graph import read_graph
 from .quantise import INT8_MAX
+from .rules.two_terms import low_name
 
 
 def grids_of(model: onnx.ModelProto) -> Grids:
     """The grids of every INT8 convolution's input, and of every shortcut beside one.
 
     A convolution is named after its module, and a residual sum after the block that its last convolution is in. Sums
-    elsewhere, and such whose convolution is the shortcut's own, have no name and are left out.
+    elsewhere, and such whose convolution is the shortcut's own, have no name and are left out. So are convolutions in
+    two terms, of whose input hardly anything is rounded.
     """
     inputs: dict[str, Grid] = {}
     shortcuts: dict[str, Grid] = {}
-    for node in read_graph(model).nodes:
+    graph = read_graph(model)
+    names = {node.name for node in graph.nodes}
+    two_terms = {name for node in names for name in (node, low_name(node)) if low_name(node) in names}
+    for node in graph.nodes:
+        if node.name in two_terms:
+            continue
         if node.op == "Conv" and (grid := _grid(node.inputs[0])) is not None:
             inputs[node.name] = grid
         elif node.op == "Add":

@@ -10,28 +10,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import onnx
+
 from segrd_edge.errors import OptionError
 
-from .blocks import blocks_of, int8_share
+from .blocks import blocks_of, int8_share, two_term_share
 from .budget import Budget, estimated_speedup
 from .drift import Drift
+from .graph import read_graph
 from .plan import Plan
 from .progress import Said, Track, untracked
+from .rules import residual_skip
 from .search import search
 from .sensitivity import Sensitivity, measure_sensitivity
 from .trial import Trial
 
 _COARSE_DECODER = ("student.decoder.stage4", "student.decoder.stage3")
-Scope = Literal["auto", "all", "no-fine", "no-decoder", "head", "encoder"]
+Scope = Literal["auto", "all", "float-skips", "no-fine", "no-decoder", "head", "encoder"]
+HEAD = ("head.", "full_size.")  # names of what is learned behind the comparison of teacher and student
 SEARCH, PLAN = "search", "plan"  # in place of a scope: found by `calibration.search`, and given by the user
 
 # Which names each scope quantises, the fastest scope first. The names are those of `training.parts`, which all models
 # keep to. INT8 noise of the features passes through the difference of
 # teacher and student, and there the fine level is the sensitive one. Mean |Δscore| on trained DeSTSegs (8 minutes, 12
 # calibration frames, OpenVINO): bottle all 0.035, no-fine 0.005, no-decoder 0.020, head 0.008; metal_plate 0.048,
-# 0.017, 0.047, 0.006; ball_screw 0.125, 0.007, 0.011, 0.007. "no-fine" leaves a quarter of the work in float.
+# 0.017, 0.047, 0.006; ball_screw 0.125, 0.007, 0.011, 0.007. "no-fine" leaves a quarter of the work in float. All but
+# "all" leave the skips of residual blocks in float (`rules.residual_skip`); "float-skips" nothing else.
 SCOPES: dict[str, tuple[str, ...]] = {
     "all": ("",),
+    "float-skips": ("",),
     "no-fine": ("teacher.layer2", "teacher.layer3", "student.encoder.", *_COARSE_DECODER, "head."),
     "no-decoder": ("teacher.", "student.encoder.", "head."),
     "head": ("head.",),
@@ -40,7 +47,7 @@ SCOPES: dict[str, tuple[str, ...]] = {
 # The last resort is what has no comparison of teacher and student behind it that is not learned: the head, or without
 # one the way to the bottleneck, behind which the decoder restores.
 _LAST_RESORT = {True: "head", False: "encoder"}
-LEAST_SHARE = 0.1  # a plan with less of the work in INT8 could be 1.08 times as fast at best, and is not worth having
+LEAST_SPEEDUP = 1.08  # estimated; a plan that cannot be faster than this is not worth having
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,16 @@ class Attempt:
     plan: Plan
     drift: Drift  # on all calibration frames
     int8_share: float  # of the multiply-accumulates
+    two_term_share: float = 0.0  # the part of them that is computed in two terms
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto, plan: Plan, drift: Drift) -> Attempt:
+        return cls(plan, drift, int8_share(model, plan), two_term_share(model, plan))
+
+    @property
+    def speedup(self) -> float:
+        """fp32's time over this one's, by the multiply-accumulates."""
+        return estimated_speedup(self.int8_share, self.two_term_share)
 
 
 @dataclass(frozen=True)
@@ -74,34 +91,35 @@ def choose_plan(
     said: Said = lambda line: None,
     track: Track = untracked,
 ) -> Choice:
-    """Try the scopes, and where the first of "auto" exceeds the budget, search.
+    """Try the scopes, and where everything exceeds the budget, search.
 
-    The search's plan is taken where it brings more work to INT8 than the scope that is within the budget, or where none
+    The search's plan is taken where it promises to be faster than the scope that is within the budget, or where none
     is. A scope that is and that is as fast as the budget asks for ends the matter.
     """
     attempts: dict[str, Attempt] = {}
-    for name in usable_scopes(everything, scope):
-        plan = everything.only(*SCOPES[name], reason=_reason(name, attempts, budget))
-        attempts[name] = Attempt(plan, trial(plan), int8_share(trial.model, plan))
+    for name in usable_scopes(trial.model, everything, scope):
+        plan = _scoped(everything, name, _reason(name, attempts, budget))
+        attempts[name] = Attempt.of(trial.model, plan, trial(plan))
         if budget.allows(attempts[name].drift):
             break
     last = attempts[name]
     fits = budget.allows(last.drift)
-    is_fast = budget.speedup is not None and estimated_speedup(last.int8_share) >= budget.speedup
-    if scope != "auto" or (fits and (len(attempts) == 1 or is_fast)):
+    is_everything = last.plan.quantised == everything.quantised
+    is_fast = budget.speedup is not None and last.speedup >= budget.speedup
+    if scope != "auto" or (fits and (is_everything or is_fast)):
         return Choice(name, attempts)
-    blocks = blocks_of(trial.model, everything)
+    blocks, everything = blocks_of(trial.model, everything), everything.with_float_skips()
     said(f"{tried(attempts)}; searching, beginning with {len(blocks)} blocks one by one in INT8")
-    sensitivity = measure_sensitivity(trial, everything, blocks, track=track)
+    sensitivity = measure_sensitivity(trial, everything, blocks, budget, track=track)
     found = search(trial, everything, sensitivity, budget, said=said)
-    share = 0.0 if found is None else int8_share(trial.model, found.plan)
-    if found is None or share <= (last.int8_share if fits else LEAST_SHARE):
+    attempt = None if found is None else Attempt.of(trial.model, found.plan, found.drift)
+    if attempt is None or attempt.speedup <= (last.speedup if fits else LEAST_SPEEDUP):
         return Choice(name, attempts, sensitivity)
-    attempts[SEARCH] = Attempt(found.plan, found.drift, share)
+    attempts[SEARCH] = attempt
     return Choice(SEARCH, attempts, sensitivity)
 
 
-def usable_scopes(everything: Plan, wanted: Scope) -> list[str]:
+def usable_scopes(model: onnx.ModelProto, everything: Plan, wanted: Scope) -> list[str]:
     """The scopes to try, in order.
 
     Raises:
@@ -110,8 +128,10 @@ def usable_scopes(everything: Plan, wanted: Scope) -> list[str]:
     if wanted not in get_args(Scope):
         raise OptionError(f"unknown INT8 scope {wanted!r}", expected="one of " + ", ".join(get_args(Scope)))
     candidates = _ladder(everything) if wanted == "auto" else [wanted]
-    covered = [everything.only(*SCOPES[name]).quantised for name in candidates]
-    usable = [name for i, name in enumerate(candidates) if covered[i] and covered[i] not in covered[i + 1 :]]
+    if wanted == "auto" and not residual_skip.sites(read_graph(model), frozenset(everything.quantised)):
+        candidates.remove("float-skips")  # it would be "all" again
+    covered = [(everything.only(*SCOPES[name]).quantised, name == "all") for name in candidates]
+    usable = [name for i, name in enumerate(candidates) if covered[i][0] and covered[i] not in covered[i + 1 :]]
     if not usable:
         raise OptionError(
             f"INT8 scope {wanted!r} leaves no convolution to quantise",
@@ -125,6 +145,11 @@ def usable_scopes(everything: Plan, wanted: Scope) -> list[str]:
 def tried(attempts: Mapping[str, Attempt]) -> str:
     """What every scope did, in a line."""
     return "; ".join(f"{scope}: {attempt.drift}" for scope, attempt in attempts.items())
+
+
+def _scoped(everything: Plan, scope: str, reason: str) -> Plan:
+    plan = everything.only(*SCOPES[scope], reason=reason)
+    return plan if scope == "all" else plan.with_float_skips()
 
 
 def _ladder(everything: Plan) -> list[str]:

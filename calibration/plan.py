@@ -2,14 +2,15 @@
 
 As JSON a plan has every convolution by name, and one says otherwise by editing it:
 
-    {"teacher.conv1": {"float": "teacher.conv1 alone moves the score by 0.012"}, "teacher.layer1.0.conv1": "int8", …}
+    {"skips": "float", "teacher.conv1": {"float": "teacher.conv1 alone moves the score by 0.012"},
+     "teacher.layer1.0.conv1": {"two-term": "…"}, "teacher.layer1.0.conv2": "int8", …}
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from segrd_edge.errors import OptionError
 from .graph import read_graph
 from .rules import ELIGIBILITY, WEIGHTED_OPS
 
-_INT8 = "int8"
+_INT8, _TWO_TERM, _FLOAT, _SKIPS = "int8", "two-term", "float", "skips"
 _SHOWN = 4
 
 
@@ -31,6 +32,8 @@ class Plan:
 
     quantised: tuple[str, ...]
     left_float: Mapping[str, str]  # name → reason
+    two_term: Mapping[str, str] = field(default_factory=dict)  # of `quantised`, as in `rules.two_terms`: name → reason
+    float_skips: bool = False  # what skips residual blocks stays float, see `rules.residual_skip`
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Plan:
@@ -56,12 +59,27 @@ class Plan:
         """This plan with only the names in `kept` in INT8; `reasons` has one for every other name that was."""
         quantised = tuple(name for name in self.quantised if name in kept)
         dropped = {name: reasons[name] for name in self.quantised if name not in kept}
-        return Plan(quantised, {**self.left_float, **dropped})
+        two_term = {name: reason for name, reason in self.two_term.items() if name in kept}
+        return replace(self, quantised=quantised, left_float={**self.left_float, **dropped}, two_term=two_term)
+
+    def in_two_terms(self, reasons: Mapping[str, str]) -> Plan:
+        """This plan with the names in `reasons`, all of them in INT8, in two terms."""
+        return replace(self, two_term={**self.two_term, **reasons})
+
+    def with_float_skips(self) -> Plan:
+        """This plan with what skips residual blocks in float."""
+        return replace(self, float_skips=True)
+
+    def without_two_terms(self) -> Plan:
+        """This plan with the convolutions of two terms in float: for engines in which that costs no more."""
+        return self.narrowed(frozenset(self.quantised) - self.two_term.keys(), self.two_term)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; names in alphabetical order."""
-        split = {**dict.fromkeys(self.quantised, _INT8), **{n: {"float": why} for n, why in self.left_float.items()}}
-        return dict(sorted(split.items()))
+        """As JSON has it: the skips, then names in alphabetical order."""
+        split: dict[str, Any] = dict.fromkeys(self.quantised, _INT8)
+        for choice, reasons in ((_TWO_TERM, self.two_term), (_FLOAT, self.left_float)):
+            split.update((name, {choice: why}) for name, why in reasons.items())
+        return {_SKIPS: _FLOAT if self.float_skips else _INT8, **dict(sorted(split.items()))}
 
     def write(self, path: str | Path) -> None:
         """Write `to_dict` as a plan.json, one line per name."""
@@ -75,20 +93,23 @@ class Plan:
 
         Raises:
             OptionError: a name that the graph does not have, or one of its convolutions missing; a choice that is
-                neither; INT8 for what the rules leave in float.
+                none; INT8 for what the rules leave in float.
         """
         self._check_names(choices)
-        reasons = {name: _reason(name, choice) for name, choice in choices.items() if choice != _INT8}
-        if refused := [name for name in self.left_float if name not in reasons]:
+        read = {name: _read(name, choice) for name, choice in choices.items() if name != _SKIPS}
+        left_float, two_term = (
+            {name: why for name, (choice, why) in read.items() if choice == wanted} for wanted in (_FLOAT, _TWO_TERM)
+        )
+        if refused := [name for name in self.left_float if name not in left_float]:
             raise OptionError(
                 f"the plan has {refused[0]} in INT8, which cannot be: {self.left_float[refused[0]]}",
                 fix=f'write {{"float": "…"}} for {", ".join(refused[:_SHOWN])}',
             )
-        narrowed = self.narrowed([name for name in self.quantised if name not in reasons], reasons)
-        return Plan(narrowed.quantised, {**narrowed.left_float, **reasons})
+        quantised = tuple(name for name in self.quantised if name not in left_float)
+        return Plan(quantised, left_float, two_term, _read_skips(choices[_SKIPS]))
 
     def _check_names(self, choices: Iterable[str]) -> None:
-        known = {*self.quantised, *self.left_float}
+        known = {_SKIPS, *self.quantised, *self.left_float}
         given = set(choices)
         if unknown := sorted(given - known):
             near = get_close_matches(unknown[0], known, n=3) or sorted(known)[:3]
@@ -101,7 +122,7 @@ class Plan:
             raise OptionError(
                 f"the plan says nothing of {', '.join(missing[:_SHOWN])}"
                 + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""),
-                expected="int8 or float for every convolution",
+                expected="int8, two-term or float for every convolution, int8 or float for the skips",
                 fix='add "NAME": "int8", or "NAME": {"float": "why"}',
             )
 
@@ -121,7 +142,18 @@ def read_choices(path: str | Path) -> dict[str, Any]:
     return choices
 
 
-def _reason(name: str, choice: Any) -> str:
-    if not isinstance(choice, dict) or list(choice) != ["float"]:
-        raise OptionError(f"the plan has {choice!r} for {name}", expected='"int8" or {"float": "why"}')
-    return str(choice["float"])
+def _read(name: str, choice: Any) -> tuple[str, str]:
+    """What a convolution runs in, and why."""
+    if choice == _INT8:
+        return _INT8, ""
+    if isinstance(choice, dict) and len(choice) == 1:
+        ((kind, why),) = choice.items()
+        if kind in (_TWO_TERM, _FLOAT):
+            return kind, str(why)
+    raise OptionError(f"the plan has {choice!r} for {name}", expected='"int8", {"two-term": "why"} or {"float": "why"}')
+
+
+def _read_skips(choice: Any) -> bool:
+    if choice not in (_INT8, _FLOAT):
+        raise OptionError(f"the plan has {choice!r} for the skips", expected='"int8" or "float"')
+    return bool(choice == _FLOAT)

@@ -3,6 +3,7 @@
     symmetric, zero point 0         y₈ = clip(round(x / scale), −128, 127),  scale = largest magnitude / 127
     activations per tensor          one pair per tensor, shared by all its INT8 readers
     weights per output channel      INT8 initialiser + DequantizeLinear
+    convolutions in two terms       a second pair for what the first leaves over, see `rules.two_terms`
     everything else                 float
 
 Scales are float32 because the data between the pairs is; opset 19 also allows float16 scales for a float16 graph.
@@ -20,7 +21,7 @@ from .check import check
 from .graph import IR_VERSION, read_graph, write_graph
 from .plan import Plan
 from .ranges import Ranges
-from .rules import PLACEMENT, Site, conv_weight
+from .rules import Site, conv_input, conv_weight, residual_skip, two_terms
 
 INT8_MAX = 127
 
@@ -32,7 +33,7 @@ def tensors_to_calibrate(model: onnx.ModelProto, *plans: Plan) -> list[str]:
     other side.
     """
     graph = read_graph(model)
-    return list(dict.fromkeys(site.tensor.name for plan in plans for site in _sites(graph, plan)))
+    return list(dict.fromkeys(site.tensor.name for plan in plans for site in sites_of(graph, plan)))
 
 
 def quantise(model: onnx.ModelProto, ranges: Ranges, plan: Plan) -> onnx.ModelProto:
@@ -59,27 +60,38 @@ def draft(model: onnx.ModelProto, ranges: Ranges, plan: Plan) -> onnx.ModelProto
 
 def _surgery(model: onnx.ModelProto, ranges: Ranges, plan: Plan) -> gs.Graph:
     graph = read_graph(model)
-    sites = _sites(graph, plan)
+    sites = sites_of(graph, plan)
+    in_two_terms = {site.tensor.name for site in sites if site.node.name in plan.two_term}
     pairs: dict[str, gs.Variable] = {}
     for name, tensor in {site.tensor.name: site.tensor for site in sites}.items():
-        if name not in ranges.largest:
+        largest = (ranges.reach if name in in_two_terms else ranges.largest).get(name)
+        if largest is None:
             raise OptionError(f"no range for {name}", fix="collect ranges of tensors_to_calibrate(model, plan)")
-        pairs[name] = _insert_pair(graph, tensor, ranges.largest[name])
+        pairs[name] = _insert_pair(graph, tensor, largest)
     for site in sites:
         site.node.inputs[site.index] = pairs[site.tensor.name]
+    lows: dict[str, gs.Variable] = {}
     for node in [node for node in graph.nodes if node.name in plan.quantised]:
         graph.nodes.append(conv_weight.rewrite(node))
+        if node.name in plan.two_term:
+            two_terms.add_low_term(graph, node, lows)
     return graph
 
 
-def _sites(graph: gs.Graph, plan: Plan) -> list[Site]:
+def sites_of(graph: gs.Graph, plan: Plan) -> list[Site]:
+    """Where a Q/DQ pair must stand for `plan`.
+
+    Raises:
+        OptionError: the plan names a node that the graph does not have.
+    """
     names = frozenset(plan.quantised)
     if unknown := names - {node.name for node in graph.nodes}:
         raise OptionError(
             f"the plan names nodes that the graph does not have: {', '.join(sorted(unknown))}",
             fix="make the plan from this graph: Plan.of(model)",
         )
-    return [site for rule in PLACEMENT for site in rule(graph, names)]
+    skips = [] if plan.float_skips else residual_skip.sites(graph, names - plan.two_term.keys())
+    return [*conv_input.sites(graph, names), *skips]
 
 
 def _insert_pair(graph: gs.Graph, tensor: gs.Variable, largest: float) -> gs.Variable:

@@ -37,6 +37,7 @@ class Ranges:
     method: Method
     percentile: float | None = None
     chosen: dict[str, FixedMethod] = field(default_factory=dict)  # by tensor, where the method is "auto"
+    reach: dict[str, float] = field(default_factory=dict)  # the same as `largest`, clipped nowhere: for two terms
 
 
 @dataclass(frozen=True)

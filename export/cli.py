@@ -48,15 +48,15 @@ def command(
     int8_scope: Annotated[
         str,
         typer.Option(
-            help="What INT8 covers: all, no-fine, no-decoder, head, encoder; or auto, the most that keeps within the "
-            "limits below, searched for block by block where all does not."
+            help="What INT8 covers: all, float-skips, no-fine, no-decoder, head, encoder; or auto, the most that keeps "
+            "within the limits below, searched for block by block where all does not."
         ),
     ] = "auto",
     plan: Annotated[
         Path | None,
         typer.Option(
-            help="A plan.json, as an export writes it beside the bundle: which layers run in INT8, one by one. Edit it "
-            "and export again.",
+            help="A plan.json, as an export writes it beside the bundle: which layers run in INT8, in INT8 in two "
+            "terms, or in float, one by one. Edit it and export again.",
             show_default=False,
         ),
     ] = None,

@@ -96,7 +96,7 @@ def _graph(precision: Precision, facts: GraphFacts, fp32: GraphFacts) -> dict[st
         "parity": facts.parity,
         "drift": None if graph.drift is None else graph.drift.to_dict(),
         "is_safe": graph.is_safe,
-        "kept_fp32": _left(graph.kept_fp32),
+        "kept_fp32": _with_reasons(graph.kept_fp32),
         "threshold": facts.judgement.threshold.to_dict(),
         "metrics": None if evaluation is None else evaluation.to_dict(),
         "verdict_changes": changes,
@@ -110,11 +110,13 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
         "percentile": calibration.ranges.percentile,
         "tensor_methods": calibration.ranges.chosen,
         "equalised": calibration.equalised,
+        "unclipped": calibration.unclipped,
         "scope": calibration.scope,
         "drift": {scope: drift.to_dict() for scope, drift in calibration.trials.items()},
         "drift_by_method": {method: drift.to_dict() for method, drift in calibration.by_method.items()},
         "budget": calibration.budget.to_dict(),
         "int8_share": calibration.int8_share,
+        "two_term_share": calibration.choice.taken.two_term_share,
         "speedup": calibration.speedup,
         "improved": calibration.improved,
         "fine_tuning": None if calibration.fine_tuning is None else calibration.fine_tuning.to_dict(),
@@ -130,9 +132,11 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
             for frame in calibration.frames
         ],
         "quantised": list(calibration.plan.quantised),
-        "left_float": _left(calibration.plan.left_float),
+        "two_term": _with_reasons(calibration.plan.two_term),
+        "float_skips": calibration.plan.float_skips,
+        "left_float": _with_reasons(calibration.plan.left_float),
     }
 
 
-def _left(reasons: Mapping[str, str]) -> list[dict[str, str]]:
+def _with_reasons(reasons: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"node": name, "reason": reason} for name, reason in reasons.items()]

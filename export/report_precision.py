@@ -8,7 +8,7 @@ from typing import Any
 
 from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.calibrate import Calibration
-from segrd_edge.manifest import CalibrationRecord, GraphRecord, LeftFloat, Manifest, Precision
+from segrd_edge.manifest import CalibrationRecord, GraphRecord, Manifest, NodeReason, Precision
 from segrd_edge.training.evaluate import Evaluation
 
 from . import charts
@@ -117,7 +117,9 @@ def _calibration(record: CalibrationRecord, calibration: Calibration | None) -> 
     kinds = [frame.kind for frame in record.frames]
     method = _method(record)
     if record.equalised:
-        method += "; concatenated features are levelled by channel first and not clipped"
+        method += "; concatenated features are levelled by channel first"
+    if record.unclipped:
+        method += f"; {plural(len(record.unclipped), 'tensor')} of what the head reads not clipped"
     return {
         "good": kinds.count("good"),
         "synthetic": kinds.count("synthetic"),
@@ -127,6 +129,8 @@ def _calibration(record: CalibrationRecord, calibration: Calibration | None) -> 
         "quantised": len(record.quantised),
         "convolutions": len(record.quantised) + len(record.left_float),
         "reasons": _by_reason(record.left_float),
+        "two_terms": _two_terms(record),
+        "two_term_reasons": _by_reason(record.two_term),
         "trials": _trials(calibration) if calibration else [],
         "limits": str(Budget(**record.budget)),
         "methods": _methods(record, calibration),
@@ -134,6 +138,20 @@ def _calibration(record: CalibrationRecord, calibration: Calibration | None) -> 
         "weights": _weights(record),
         "share": None if record.int8_share is None else percent(record.int8_share),
     }
+
+
+def _two_terms(record: CalibrationRecord) -> list[str]:
+    """What of INT8 is finer than one rounding to 256 steps, in sentences."""
+    sentences = []
+    if record.two_term:
+        count, share = plural(len(record.two_term), "convolution"), percent(record.two_term_share)
+        sentences.append(
+            f"{count}, with {share} of the multiply-accumulates, read their input as the sum of two INT8 tensors: "
+            "twice INT8's work, half of float's, and hardly any rounding of the input. Beside float16 they run in that."
+        )
+    if record.float_skips:
+        sentences.append("What skips the residual blocks stays in float.")
+    return sentences
 
 
 def _method(record: CalibrationRecord) -> str:
@@ -146,7 +164,7 @@ def _method(record: CalibrationRecord) -> str:
     return f"{record.method}, by what each does to the output: {shares}"
 
 
-def _by_reason(nodes: Iterable[LeftFloat]) -> dict[str, list[str]]:
+def _by_reason(nodes: Iterable[NodeReason]) -> dict[str, list[str]]:
     reasons: dict[str, list[str]] = {}
     for left in nodes:
         reasons.setdefault(left.reason, []).append(left.node)
@@ -215,14 +233,16 @@ def _sensitivity(record: CalibrationRecord) -> str:
     if not record.sensitivity:
         return ""
     int8, total = set(record.quantised), sum(block.macs for block in record.sensitivity)
+    twice = {entry.node for entry in record.two_term}
     groups: dict[str, list[charts.Bar]] = {}
     for block in record.sensitivity:
         value, share = block.drift["score_mean"], percent(block.macs / total)
         tone = "int8" if int8.issuperset(block.nodes) else "fp32"
-        note = f"{number(value)}, {share} of the work, {'INT8' if tone == 'int8' else 'float'}"
+        runs_in = "float" if tone == "fp32" else "INT8 in two terms" if twice.issuperset(block.nodes) else "INT8"
+        note = f"{number(value)}, {share} of the work, {runs_in}"
         module, _, rest = block.block.partition(".")
         groups.setdefault(module, []).append(charts.Bar(rest or module, value, value, note, f"bar-{tone}"))
-    return charts.grouped_bars(list(groups.items()), note_width=250)
+    return charts.grouped_bars(list(groups.items()), note_width=290)
 
 
 def _weights(record: CalibrationRecord) -> list[str]:

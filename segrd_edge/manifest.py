@@ -92,7 +92,7 @@ class ThresholdRecord(Record):
     statement: str = Field(default="", description="the same in a sentence")
 
 
-class LeftFloat(Record):
+class NodeReason(Record):
     node: str
     reason: str
 
@@ -128,7 +128,7 @@ class GraphRecord(Record):
         description="of a graph with INT8: whether `drift` keeps within calibration's limits, so that a runtime may "
         "choose it by itself",
     )
-    kept_fp32: list[LeftFloat] = Field(
+    kept_fp32: list[NodeReason] = Field(
         default=[], description="of a graph with float16 layers, the floating-point nodes that keep float32, and why"
     )
     threshold: ThresholdRecord
@@ -157,6 +157,9 @@ class SensitivityRecord(Record):
     nodes: list[str] = Field(description="its convolutions")
     macs: Count = Field(description="their multiply-accumulates per image")
     drift: dict[str, float] = Field(description="as calibration.drift.Drift has it, on some of the frames")
+    two_term_drift: dict[str, float] | None = Field(
+        default=None, description="the same in two terms, of a block that was tried in them"
+    )
 
 
 class FineTuningRecord(Record):
@@ -177,7 +180,10 @@ class CalibrationRecord(Record):
     tensor_methods: dict[str, str] = Field(
         default={}, description="where the method is auto: activation → the method that its scale comes from"
     )
-    equalised: list[str] = Field(description="activations whose channels were levelled, and that nothing clips")
+    equalised: list[str] = Field(description="activations whose channels were levelled")
+    unclipped: list[str] = Field(
+        default=[], description="activations of which no method clips anything: those, and others that the head reads"
+    )
     scope: str = Field(description="which part of the network INT8 covers")
     drift: dict[str, dict[str, float]] = Field(
         description="for each scope tried, how far its results on the calibration frames are from float"
@@ -189,6 +195,7 @@ class CalibrationRecord(Record):
         default={}, description="limits of the drift and of the speed-up, as calibration.budget.Budget has them"
     )
     int8_share: Rate | None = Field(default=None, description="of the multiply-accumulates that run in INT8")
+    two_term_share: Rate = Field(default=0.0, description="the part of these that runs in two terms, computed twice")
     speedup: float | None = Field(
         default=None, gt=0, description="fp32's time over INT8's as measured, where one was asked for and in reach"
     )
@@ -199,7 +206,11 @@ class CalibrationRecord(Record):
     fine_tuning: FineTuningRecord | None = Field(default=None, description="where one was asked for")
     frames: list[CalibrationFrame]
     quantised: list[str] = Field(description="nodes that run in INT8")
-    left_float: list[LeftFloat] = Field(description="the other convolutions")
+    two_term: list[NodeReason] = Field(
+        default=[], description="those of them whose input is the sum of two INT8 tensors, and why"
+    )
+    float_skips: bool = Field(default=False, description="whether what skips residual blocks stays in float")
+    left_float: list[NodeReason] = Field(description="the other convolutions")
 
 
 class GoldenRecord(Record):

@@ -1,7 +1,8 @@
 """TensorRT's rules for explicit INT8, one per file: what may be quantised, and where the Q/DQ pairs stand.
 
 An eligibility rule has `check(node) -> reason to leave the node in float, or None`.
-A placement rule has `sites(graph, quantised) -> where a Q/DQ pair must stand for these nodes`.
+A placement rule, `conv_input` or `residual_skip`, has `sites(graph, quantised) -> where a Q/DQ pair must stand`; which
+of them a plan asks for says `calibration.quantise`. `conv_weight` and `two_terms` rewrite a convolution.
 
 What no rule asks for stays float: there is no pair in front of Resize, Concat, products, norms, Sigmoid or TopK, and
 none behind the network's outputs. Sources: tensorrt.md, section 4, with NVIDIA's own.
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import channels, constant_weight, conv_input, grouped, residual_skip, vector
+from . import channels, constant_weight, grouped, vector
 from .site import Site
 
 WEIGHTED_OPS = ("Conv",)
@@ -23,6 +24,5 @@ ELIGIBILITY: tuple[Callable[[Any], str | None], ...] = (
     channels.check,
     vector.check,
 )
-PLACEMENT: tuple[Callable[[Any, frozenset[str]], list[Site]], ...] = (conv_input.sites, residual_skip.sites)
 
-__all__ = ["ELIGIBILITY", "PLACEMENT", "WEIGHTED_OPS", "Site"]
+__all__ = ["ELIGIBILITY", "WEIGHTED_OPS", "Site"]

@@ -61,7 +61,7 @@ def test_auto_falls_back_to_the_head_and_records_why(
 ) -> None:
     calibration = calibrate(model, frames, Int8Settings(budget=Budget(score_shift=score, map_cosine=cosine)))
     assert calibration.scope == "head"
-    assert list(calibration.trials) == ["all", "head"]
+    assert list(calibration.trials) == ["all", "float-skips", "head"]
     assert calibration.drift is calibration.trials["head"]
     assert not calibration.is_safe
     assert calibration.decision.endswith("fp32 stays the default")
@@ -80,7 +80,7 @@ def test_the_ladder_goes_from_everything_to_the_head_in_steps(
         node.name = node.name.replace("block.", "student.encoder.").replace("down.conv1", "student.decoder.stage4.0")
         node.name = node.name.replace("down.", "student.decoder.stage1.")
     calibration = calibrate(renamed, frames, Int8Settings(budget=NOTHING_PASSES))
-    assert list(calibration.trials) == ["all", "no-fine", "no-decoder", "head"]
+    assert list(calibration.trials) == ["all", "float-skips", "no-fine", "no-decoder", "head"]
     coarse = calibrate(renamed, frames, Int8Settings(scope="no-fine")).plan
     assert set(coarse.quantised) == {
         "student.encoder.conv1", "student.encoder.conv2", "student.decoder.stage4.0", "head.fuse",
@@ -98,7 +98,7 @@ def test_without_a_head_the_ladder_ends_at_the_encoder(model: onnx.ModelProto, f
         node.name = node.name.replace("stem", "teacher.conv1").replace("block.", "student.encoder.")
         node.name = node.name.replace("down.", "student.decoder.stage3.").replace("head.", "student.decoder.stage1.")
     calibration = calibrate(renamed, frames, Int8Settings(budget=NOTHING_PASSES))
-    assert list(calibration.trials) == ["all", "no-fine", "no-decoder", "encoder"]
+    assert list(calibration.trials) == ["all", "float-skips", "no-fine", "no-decoder", "encoder"]
     assert set(calibration.plan.quantised) == {"student.encoder.conv1", "student.encoder.conv2"}
 
 
@@ -108,6 +108,34 @@ def test_a_named_scope_is_taken_whatever_its_drift(model: onnx.ModelProto, frame
     head = calibrate(model, frames, Int8Settings(scope="head", budget=NOTHING_PASSES))
     assert list(head.trials) == ["head"]
     assert head.plan.left_float["stem"] == "scope head: only head. is quantised"
+    float_skips = calibrate(model, frames, Int8Settings(scope="float-skips", budget=NOTHING_PASSES))
+    assert float_skips.plan == everything.plan.with_float_skips()
+    assert float_skips.drift != everything.drift
+
+
+def test_without_residual_blocks_there_are_no_skips_to_leave_out(
+    model: onnx.ModelProto, frames: list[CalibrationFrame]
+) -> None:
+    graph = read_graph(model)
+    for node in graph.nodes:
+        if node.op == "Add":
+            node.op = "Max"
+    plain = calibrate(write_graph(graph), frames, Int8Settings(budget=NOTHING_PASSES))
+    assert list(plain.trials) == ["all", "head"]
+
+
+def test_the_head_is_not_clipped(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    for node in renamed.graph.node:
+        node.name = node.name.replace("down.conv", "head.conv")
+    seen, clipped = (
+        calibrate(renamed, frames, Int8Settings(scope="all", method=method, percentile=90)).ranges  # type: ignore[arg-type]
+        for method in ("max", "percentile")
+    )
+    assert clipped.largest["block.add.relu.out"] == seen.largest["block.add.relu.out"]  # head.conv1 reads it
+    assert clipped.largest["pool.out"] < seen.largest["pool.out"]
+    assert clipped.reach == seen.reach
 
 
 def test_method_and_percentile_are_passed_on(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
@@ -155,7 +183,7 @@ def test_the_search_leaves_out_the_block_that_int8_destroys(
     calibration = calibrate(
         broken, frames, Int8Settings(method="max", budget=Budget(score_shift=0.02)), said=lines.append
     )
-    assert list(calibration.trials) == ["all", "head", "search"]
+    assert list(calibration.trials) == ["all", "float-skips", "head", "search"]
     assert calibration.scope == "search"
     assert calibration.is_safe
     assert "head.fuse" not in calibration.plan.quantised
@@ -163,10 +191,11 @@ def test_the_search_leaves_out_the_block_that_int8_destroys(
     worst = max(calibration.sensitivity, key=lambda found: found.drift.score_mean)
     assert worst.block.name == "head.fuse"
     reason = calibration.plan.left_float["head.fuse"]
-    assert reason.startswith(f"head.fuse alone in INT8: {worst.drift}; left out to keep within mean |Δscore| 0.02")
+    assert worst.two_term is not None  # near, and not near enough
+    assert reason.startswith(f"head.fuse alone in INT8: {worst.drift}, in two terms {worst.two_term}; left out to keep")
     assert lines[0] == (
-        f"all: {calibration.trials['all']}; head: {calibration.trials['head']}; searching, beginning with 8 blocks one "
-        "by one in INT8"
+        f"all: {calibration.trials['all']}; float-skips: {calibration.trials['float-skips']}; "
+        f"head: {calibration.trials['head']}; searching, beginning with 8 blocks one by one in INT8"
     )
     assert lines[-1] == f"7 of 8 blocks in INT8: {calibration.trials['search']}"
 

@@ -53,12 +53,29 @@ def test_an_edit_by_hand(model: onnx.ModelProto) -> None:
     assert plan.left_float["up"] == "I do not trust it"
 
 
+def test_two_terms_and_float_skips_go_to_json_and_back(model: onnx.ModelProto) -> None:
+    everything = Plan.of(model)
+    plan = everything.only("block.", "up", reason="too far").with_float_skips().in_two_terms({"up": "fine"})
+    choices = plan.to_dict()
+    assert next(iter(choices.items())) == ("skips", "float")
+    assert choices["up"] == {"two-term": "fine"}
+    assert everything.edited(choices) == plan
+    assert everything.to_dict()["skips"] == "int8"
+    float_again = plan.without_two_terms()
+    assert float_again.quantised == ("block.conv1", "block.conv2")
+    assert float_again.left_float["up"] == "fine"
+    assert float_again.two_term == {}
+    assert float_again.float_skips
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         ({"head.fused": "int8"}, "does not have, the first head.fused\nexpected: .* such as head.fuse"),
         ({"stem": "int4"}, "has 'int4' for stem"),
-        ({"stem": {"float": "", "int8": ""}}, 'for stem\nexpected: "int8" or'),
+        ({"stem": {"float": "", "int8": ""}}, 'for stem\nexpected: "int8", {"two-term": "why"} or'),
+        ({"head.out": {"two-term": ""}}, "head.out in INT8, which cannot be: 1 output channels, fewer than 16"),
+        ({"skips": "two-term"}, 'has \'two-term\' for the skips\nexpected: "int8" or "float"'),
         ({"head.out": "int8"}, "head.out in INT8, which cannot be: 1 output channels, fewer than 16"),
         ({"stem": None}, "has None for stem"),
     ],
@@ -76,7 +93,7 @@ def test_a_plan_of_another_network_or_half_a_plan(model: onnx.ModelProto) -> Non
     with pytest.raises(OptionError, match="says nothing of stem, up\nexpected"):
         everything.edited(choices)
     with pytest.raises(
-        OptionError, match=r"says nothing of block\.conv1, block\.conv2, deploy\.normalise, down\.conv1 and 8"
+        OptionError, match=r"says nothing of block\.conv1, block\.conv2, deploy\.normalise, down\.conv1 and 9"
     ):
         everything.edited({})
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 
 from segrd_edge.calibration.check import violations
 from segrd_edge.calibration.drift import measure_drift
-from segrd_edge.calibration.graph import expose, read_graph
+from segrd_edge.calibration.graph import expose, read_graph, write_graph
 from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.quantise import quantise, tensors_to_calibrate
 from segrd_edge.calibration.ranges import Ranges, observe, to_ranges
+from segrd_edge.calibration.rules.conv_weight import quantise_weight
 from segrd_edge.calibration.session import run_engine, run_graph
 from segrd_edge.errors import OptionError
 
@@ -82,6 +86,65 @@ def test_int8_stays_near_float_in_both_engines_and_the_engines_agree(
     assert measure_drift(reference, ort).map_max > 0  # it really is another graph
 
 
+def weights_rounded(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The float model with these convolutions' weights as INT8 has them."""
+    graph = read_graph(model)
+    for node in graph.nodes:
+        if node.name in names:
+            values, scale = quantise_weight(node.inputs[1].values)
+            node.inputs[1].values = values * scale.reshape(-1, 1, 1, 1)
+    return write_graph(graph)
+
+
+def test_two_terms_are_one_convolution_of_a_finer_input(
+    model: onnx.ModelProto, ranges: Ranges, images: list[np.ndarray]
+) -> None:
+    """Against arithmetic done here: the sum of both terms is the input to 1/508 of a step, and nothing is clipped."""
+    everything = Plan.of(model)
+    plan = everything.only("block.").with_float_skips().in_two_terms({"block.conv1": "", "block.conv2": ""})
+    clipped = Ranges(dict.fromkeys(ranges.largest, 0.01), "max", reach=ranges.largest)
+    graph = quantise(model, clipped, plan)
+    assert violations(graph) == []
+    x, high, low = next(
+        run_graph(
+            expose(graph, names := ["pool.out", "pool.out.dequantised", "pool.out.low.dequantised"]), names, images
+        )
+    )
+    step = ranges.largest["pool.out"] / 127
+    assert np.abs(x - high).max() <= 0.501 * step
+    assert np.abs(x - high - low).max() <= 0.502 * step / 254
+    assert np.abs(low).max() > 0.4 * step  # there is something left over
+    weights = weights_rounded(model, plan.quantised)
+    for engine in ("onnxruntime", "openvino"):  # with a finer input, what is left is the rounding of the weights
+        wanted = list(run_engine(engine, weights, images))
+        assert (
+            measure_drift(wanted, list(run_engine(engine, graph, images))).map_max
+            < 0.1
+            * measure_drift(
+                wanted, list(run_engine(engine, quantise(model, ranges, everything.only("block.")), images))
+            ).map_max
+        )
+
+
+def test_convolutions_in_two_terms_share_what_is_left_over(model: onnx.ModelProto, ranges: Ranges) -> None:
+    both = replace(ranges, reach=ranges.largest)
+    everything = Plan.of(model).with_float_skips()
+    shared = {"down.conv1": "", "down.skip": ""}  # both read what block gives
+    for reasons in (shared, {"down.skip": ""}):
+        graph = quantise(model, both, everything.in_two_terms(reasons))
+        assert violations(graph) == []
+        nodes = read_graph(graph).nodes
+        assert sum(node.op == "Sub" for node in nodes) == 1
+        assert {node.name for node in nodes if node.name.endswith(".low")} == {f"{name}.low" for name in reasons}
+
+
+def test_skips_in_float(model: onnx.ModelProto, ranges: Ranges) -> None:
+    graph = read_graph(quantise(model, ranges, Plan.of(model).with_float_skips()))
+    sums = [node for node in graph.nodes if node.name in ("block.add", "down.add")]
+    assert len(sums) == 2
+    assert all(tensor.inputs[0].op != "DequantizeLinear" for node in sums for tensor in node.inputs)
+
+
 def test_a_scale_for_a_tensor_that_was_always_zero(model: onnx.ModelProto, ranges: Ranges) -> None:
     silent = Ranges({**ranges.largest, "pool.out": 0.0}, "max")
     assert violations(quantise(model, silent, Plan.of(model))) == []
@@ -92,3 +155,5 @@ def test_errors(model: onnx.ModelProto, ranges: Ranges) -> None:
         quantise(model, Ranges({}, "max"), Plan.of(model))
     with pytest.raises(OptionError, match=r"the plan names nodes that the graph does not have: elsewhere"):
         quantise(model, ranges, Plan(("elsewhere",), {}))
+    with pytest.raises(OptionError, match=r"no range for deploy\.normalise\.out"):
+        quantise(model, ranges, Plan.of(model).in_two_terms({"stem": ""}))  # whose reach nobody has looked at

@@ -19,10 +19,19 @@ BUDGET = Budget(score_shift=0.01)
 
 
 class Network:
-    """Stands in for a Trial: `costs` of its blocks, together `factor` times their sum, on all frames `on_all` more."""
+    """Stands in for a Trial: `costs` of its blocks, together `factor` times their sum, on all frames `on_all` more.
 
-    def __init__(self, costs: Mapping[str, float], factor: float = 1.0, on_all: float = 1.0) -> None:
-        self.costs, self.factor, self.on_all = costs, factor, on_all
+    Some blocks have costs in two terms as well.
+    """
+
+    def __init__(
+        self,
+        costs: Mapping[str, float],
+        factor: float = 1.0,
+        on_all: float = 1.0,
+        two_term: Mapping[str, float] | None = None,
+    ) -> None:
+        self.costs, self.factor, self.on_all, self.two_term = costs, factor, on_all, two_term or {}
         self.tried: list[tuple[str, ...]] = []
         self.said: list[str] = []
 
@@ -31,17 +40,22 @@ class Network:
     def on(self, count: int) -> Network:
         if self.on_all == 1:
             return self
-        some = Network(self.costs, self.factor)
+        some = Network(self.costs, self.factor, two_term=self.two_term)
         some.tried, some.reference = self.tried, [0] * count
         return some
 
     def __call__(self, plan: Plan) -> Drift:
         self.tried.append(plan.quantised)
-        return drift(self.factor * self.on_all * sum(self.costs[name] for name in plan.quantised))
+        costs = {**self.costs, **{name: self.two_term[name] for name in plan.two_term}}
+        return drift(self.factor * self.on_all * sum(costs[name] for name in plan.quantised))
 
     def search(self, macs: Mapping[str, int] | None = None) -> Found | None:
         work = macs or dict.fromkeys(self.costs, 100)
-        alone = [Sensitivity(Block(name, (name,), work[name]), drift(cost)) for name, cost in self.costs.items()]
+        twice = {name: drift(cost) for name, cost in self.two_term.items()}
+        alone = [
+            Sensitivity(Block(name, (name,), work[name]), drift(cost), twice.get(name))
+            for name, cost in self.costs.items()
+        ]
         return search(cast(Any, self), Plan(tuple(self.costs), {}), alone, BUDGET, said=self.said.append)
 
 
@@ -85,6 +99,44 @@ def test_sums_that_are_off_are_corrected(factor: float) -> None:
     assert found >= set(list(costs)[: int(fits.sum())]) - {list(costs)[int(fits.sum()) - 1]}
     assert sum(costs[name] for name in found) * factor <= 1
     assert len(network.tried) <= 10
+
+
+def test_a_block_that_is_too_costly_runs_in_two_terms() -> None:
+    network = Network({"a": 0.1, "b": 400.0, "c": 0.2}, two_term={"b": 0.3})
+    found = network.search()
+    assert quantised(found) == {"a", "b", "c"}
+    assert found is not None
+    assert list(found.plan.two_term) == ["b"]
+    assert network.said == [
+        "3 of 3 blocks in INT8, 1 of them in two terms: mean |Δscore| 0.0077, mean map cosine 1.0000"
+    ]
+    reason = found.plan.two_term["b"]
+    assert reason.startswith("b alone in INT8: mean |Δscore| 0.2000")
+    assert "in two terms mean |Δscore| 0.0055" in reason
+
+
+def test_two_terms_where_one_would_fit_too_but_not_for_all() -> None:
+    """Each alone would fit in one term; together they do so only in two, and one of them can go on."""
+    found = Network({"a": 0.6, "b": 0.9}, two_term={"a": 0.1, "b": 0.1}).search()
+    assert quantised(found) == {"a", "b"}
+    assert found is not None
+    assert list(found.plan.two_term) == ["b"]
+
+
+def test_two_terms_that_bring_nothing_are_not_taken() -> None:
+    """For two thirds of the gain, two terms have to cost less than two thirds."""
+    found = Network({"a": 0.5, "b": 9.0}, two_term={"a": 0.4, "b": 8.0}).search()
+    assert quantised(found) == {"a"}
+    assert found is not None
+    assert not found.plan.two_term
+
+
+def test_the_second_term_is_given_up_before_the_block() -> None:
+    network = Network({"a": 0.2, "b": 0.7}, on_all=1.3, two_term={"b": 0.1})
+    found = network.search()
+    assert quantised(found) == {"a", "b"}
+    assert found is not None
+    assert list(found.plan.two_term) == ["b"]
 
 
 def test_a_plan_that_fails_on_all_frames_gives_blocks_up() -> None:

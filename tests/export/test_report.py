@@ -30,7 +30,7 @@ from segrd_edge.export.report_pictures import case_pictures
 from segrd_edge.export.report_precision import _calibration, _headline
 from segrd_edge.export.target import Target
 from segrd_edge.frames import read_frame
-from segrd_edge.manifest import CalibrationRecord, LeftFloat, Manifest
+from segrd_edge.manifest import CalibrationRecord, Manifest, NodeReason
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import Photo
@@ -146,7 +146,7 @@ def test_a_synthetic_defect_is_shown_where_it_lies_in_the_frame(tmp_path: Path) 
 def test_float16_layers_and_the_target_are_explained(make: Any, tmp_path: Path) -> None:
     run, result = make()
     drift = {"score_mean": 0.0012, "score_max": 0.0034, "map_cosine_mean": 0.9987, "map_cosine_min": 0.9876}
-    kept = [LeftFloat(node=n, reason="gives or follows raw") for n in ("head.out", "deploy.blur")]
+    kept = [NodeReason(node=n, reason="gives or follows raw") for n in ("head.out", "deploy.blur")]
     half = result.manifest.graphs["fp32"].model_copy(
         update={"drift": drift, "kept_fp32": kept, "batch": 4, "frame_hw": (2048, 2448)}
     )
@@ -250,6 +250,26 @@ def test_methods_of_calibration_are_counted() -> None:
     )
     alone = CalibrationRecord.model_validate({**fields, "method": "mse", "percentile": None, "equalised": []})
     assert _calibration(alone, None)["method"] == "mse"
+
+
+def test_what_runs_in_two_terms_is_said_and_explained() -> None:
+    block = {"block": "head.a", "nodes": ["head.a"], "macs": 3, "drift": {"score_mean": 0.04}}
+    fields: dict[str, Any] = {
+        "method": "percentile", "percentile": 99.9, "equalised": [], "scope": "search", "drift": {}, "frames": [],
+        "quantised": ["head.a", "head.b"], "left_float": [], "sensitivity": [block],
+    }  # fmt: skip
+    plain = _calibration(CalibrationRecord.model_validate(fields), None)
+    assert (plain["two_terms"], plain["two_term_reasons"]) == ([], {})
+    assert "100 % of the work, INT8<" in plain["sensitivity"]
+    why = {"node": "head.a", "reason": "alone it moves too much"}
+    twice = {**fields, "two_term": [why], "two_term_share": 0.25, "float_skips": True, "unclipped": ["x", "y"]}
+    shown = _calibration(CalibrationRecord.model_validate(twice), None)
+    first, second = shown["two_terms"]
+    assert first.startswith("1 convolution, with 25 % of the multiply-accumulates, read their input as the sum")
+    assert second == "What skips the residual blocks stays in float."
+    assert shown["two_term_reasons"] == {"alone it moves too much": ["head.a"]}
+    assert shown["method"] == "percentile 99.9; 2 tensors of what the head reads not clipped"
+    assert "100 % of the work, INT8 in two terms<" in shown["sensitivity"]
 
 
 def test_a_crop_and_what_it_leaves_out(make: Any, tmp_path: Path) -> None:
