@@ -41,6 +41,6 @@ def drift_by_method(
     others: list[FixedMethod] = [method for method in get_args(FixedMethod) if method != taken]
     for method in track(others, "comparing calibration methods"):
         ranges = to_ranges(histograms, method, percentile)
-        ranges = replace(ranges, largest={**ranges.largest, **unclipped})
+        ranges = replace(ranges, largest={**ranges.largest, **unclipped}, reach=trial.ranges.reach)
         found[method] = replace(trial, ranges=ranges)(plan)
     return found

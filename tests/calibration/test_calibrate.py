@@ -257,6 +257,9 @@ def test_other_ways_to_find_scales_are_tried_on_the_plan(
     calibration = calibrate(model, frames, narrow, compare_methods=True)
     assert list(calibration.by_method) == ["percentile", "max", "entropy", "mse"]
     assert calibration.by_method["percentile"] == calibration.drift
+    in_two_terms = Plan.of(model).with_float_skips().in_two_terms({"stem": "to see"})
+    given = calibrate(model, frames, Int8Settings(plan=in_two_terms.to_dict()), compare_methods=True)
+    assert (given.plan, len(given.by_method)) == (in_two_terms, 4)
     widest = calibrate(model, frames, replace(narrow, method="max"))
     assert list(widest.by_method) == ["max"]  # it was not asked for
     assert calibration.by_method["max"] == widest.drift
