@@ -21,7 +21,7 @@ from segrd_edge.frames import read_frame
 
 from .data import Photo, PhotoFolder, check, file_sha256, scan
 from .fit import Budget, Fit, Listener, Position, StepReport
-from .models import AnomalyModel, has_profiles, own_defects, profile_options, published_batch
+from .models import AnomalyModel, options_for_minutes, own_defects, published_batch
 from .predict import predict
 from .run import Run, RunConfig, create_model, write_json
 from .samples import GoodImages, Rotation, TrainingSamples
@@ -269,8 +269,8 @@ def with_budget(config: RunConfig, steps: int | None, minutes: float | None) -> 
 
 
 def default_options(model: str, minutes: float | None) -> dict[str, Any]:
-    """The published network; where there are only minutes, a smaller head, which learns more in them."""
-    return profile_options(model, "balanced") if minutes is not None and has_profiles(model) else {}
+    """The published network; where there are only minutes, what learns most in them."""
+    return {} if minutes is None else options_for_minutes(model)
 
 
 def default_batch(model: str, minutes: float | None) -> int:

@@ -144,6 +144,7 @@ def test_a_profile_stands_for_options_and_an_option_wins(photos: Path, tmp_path:
 def test_minutes_bring_a_smaller_head_and_steps_the_published_one() -> None:
     assert default_options("segrdpp", minutes=None) == {}
     assert default_options("segrdpp", minutes=8) == profile_options("segrdpp", "balanced") != {}
+    assert default_options("adps", minutes=8) == {}
     assert default_options("rd", minutes=8) == {}  # it has no head
 
 
@@ -173,7 +174,7 @@ def test_each_profile_takes_less_than_the_one_before(name: str) -> None:
         (["--rotation", "some"], "--rotation some"),
         (["--option", "head_width"], "--option head_width"),
         (["--profile", "quick", "--model", "destseg"], "the model destseg has no profile 'quick'"),
-        (["--profile", "fast"], "a model that has profiles: destseg, segrdpp"),
+        (["--profile", "fast", "--model", "rd"], "a model that has profiles: destseg, segrdpp, adps"),
         (["--textures", "nowhere"], "no pictures in the texture folder"),
     ],
 )

@@ -192,6 +192,29 @@ def test_teacher_stays_in_eval_mode() -> None:
     assert model.head.residual[0].bn1.training
 
 
+@pytest.mark.parametrize(("stride", "end"), [(1, "full_size.out"), (2, "head.out"), (4, "head.out")])
+def test_adps_with_fewer_logits_than_pixels(stride: int, end: str) -> None:
+    torch.manual_seed(0)
+    model = small("adps", size_hw=(64, 96), head_stride=stride)
+    assert model.eval()(torch.randn(1, 3, 64, 96)).shape == (1, 1, 64 // stride, 96 // stride)
+    assert [n for n, module in model.named_modules() if getattr(module, "out_channels", 0) == 1] == [end]
+    (phase,) = model.phases()
+    optimiser = phase.short.optimiser(phase.short.groups)
+    batch, losses = small_batch((64, 96)), []
+    for _ in range(12):
+        loss = phase.objective.train()(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_stride_that_adps_has_no_stage_for() -> None:
+    with pytest.raises(OptionError, match="head_stride 8\nexpected: 1, 2 or 4"):
+        small("adps", head_stride=8)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_teacher_runs_once(name: str) -> None:
     model = small(name).eval()

@@ -9,6 +9,7 @@ A model is an `nn.Module` with
     batch: int               -> the published batch size.
 It may have
     profiles: Mapping        -> name of a trade of accuracy for speed → options that make it.
+    profile_for_minutes: str -> the one that learns most where there are only minutes to train; beside `profiles`.
 Its parts are named as `training.parts` says, because calibration's scopes go by these names.
 """
 
@@ -66,6 +67,12 @@ def own_defects(name: str) -> tuple[str, ...]:
 def published_batch(name: str) -> int:
     """The batch size that a model is published with, or where it is a reconstruction, its base."""
     return cast("type[AnomalyModel]", _registered(name)).batch
+
+
+def options_for_minutes(name: str) -> dict[str, Any]:
+    """The options with which a model learns most where there are only minutes to train."""
+    model = _registered(name)
+    return profile_options(name, cast(Any, model).profile_for_minutes) if hasattr(model, "profiles") else {}
 
 
 def has_profiles(name: str) -> bool:

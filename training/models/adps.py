@@ -16,16 +16,17 @@ of the cell is defect; each patch is padded with zeros; mean over pixels in the 
 
 Ours by choice: patches have a fixed side instead of a fixed number per image, so that crops in training and any size
 see the same patches (32 pixels are 8 per side at 256); one logit instead of two channels and a softmax (equal);
-transposed convolutions as 1×1 convolutions and DepthToSpace (equal). The paper's score is the largest value of a
-blurred map, without saying how blurred; here the map stays sharp and the score is the mean of its highest values,
-unless `sigma_px` asks for the blur.
+transposed convolutions as 1×1 convolutions and DepthToSpace (equal). `head_stride` leaves out the decoder's last
+stages, which have no features of their own to add; the loss is then of the enlarged logits. The paper's score is the
+largest value of a blurred map, without saying how blurred; here the map stays sharp and the score is the mean of its
+highest values, unless `sigma_px` asks for the blur.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -45,18 +46,25 @@ FOCAL_GAMMA = 2.0  # DRAEM's
 
 
 class ADPS(nn.Module):
-    """`forward(images N×3×h×w)` → raw anomaly logits N×1×h×w.
+    """`forward(images N×3×h×w)` → raw anomaly logits N×1×h×w, or fewer with a head_stride.
 
     Args:
         backbone: architecture of teacher and student (`training.backbone.BACKBONES`).
         size_hw: network size; both sides must be multiples of `patch_px`.
         patch_px: side of the student's patches: 32 are the paper's 8 per side at 256 pixels, 64 its 4.
         head_width: channels of the decoder at h/8; by default 128, or 256 with bottlenecks.
+        head_stride: pixels per logit and side: 1 as published, 2 or 4.
         sigma_px: Gaussian of the map; the score is then the map's largest value, as published. 0 keeps the map sharp.
     """
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
     batch: ClassVar[int] = 32
+    profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "accurate": {},
+        "balanced": {"head_stride": 2},
+        "fast": {"head_stride": 4},
+    }
+    profile_for_minutes = "accurate"
 
     def __init__(
         self,
@@ -64,6 +72,7 @@ class ADPS(nn.Module):
         size_hw: tuple[int, int] = (256, 256),
         patch_px: int = 32,
         head_width: int | None = None,
+        head_stride: int = 1,
         sigma_px: float = 0.0,
     ) -> None:
         super().__init__()
@@ -77,8 +86,15 @@ class ADPS(nn.Module):
                 expected=f"both sides multiples of {patch_px}",
                 fix="--option patch_px=32, or another --size",
             )
-        self.head = PostSegmentation(channels, head_width or (256 if spec.bottleneck else 128))
-        self.full_size = FullSize(self.head.channels)
+        if head_stride not in (1, 2, 4):
+            raise OptionError(f"head_stride {head_stride}", expected="1, 2 or 4 pixels per logit and side")
+        width = head_width or (256 if spec.bottleneck else 128)
+        decoder = PostSegmentation(channels, width, stages=2 if head_stride == 4 else 3)
+        self.head: nn.Module = decoder
+        self.full_size: nn.Module = FullSize(decoder.channels)
+        if head_stride > 1:
+            self.head = chain(decoder=decoder, out=nn.Conv2d(decoder.channels, 1, 3, padding=1))
+            self.full_size = nn.Identity()
         top = 1 if sigma_px > 0 else MapSpec.top_pixels_for(size_hw)
         self.map_spec = MapSpec("sigmoid", sigma_px, top)
 
@@ -115,6 +131,8 @@ class JointObjective(nn.Module):
             teacher = self.teacher(images)
         student = self.student(images)
         logits = self.full_size(self.head(gated_features(teacher, student)))
+        if logits.shape != mask.shape:
+            logits = F.interpolate(logits, size=mask.shape[2:], mode="bilinear", align_corners=False)
         return asymmetric_loss(teacher, student, mask) + focal_loss(logits, mask, FOCAL_GAMMA)
 
 

@@ -41,6 +41,7 @@ class DeSTSeg(nn.Module):
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
     batch: ClassVar[int] = PUBLISHED_BATCH
     profiles = PROFILES
+    profile_for_minutes = "balanced"  # a head of the published width stays behind
 
     def __init__(
         self,

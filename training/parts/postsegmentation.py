@@ -29,20 +29,22 @@ class PostSegmentation(nn.Module):
     Args:
         channels: of the levels, fine to coarse.
         width: channels at h/8. They halve from stage to stage, down to 32.
+        stages: 3, or 2 to end at h/4.
     """
 
-    def __init__(self, channels: Sequence[int], width: int) -> None:
+    def __init__(self, channels: Sequence[int], width: int, stages: int = 3) -> None:
         super().__init__()
         fine, middle, coarse = channels
-        widths = [max(width >> stage, min(width, NARROWEST)) for stage in range(3)]
+        widths = [max(width >> stage, min(width, NARROWEST)) for stage in range(stages)]
         self.channels = widths[-1]
+        skips = (middle, fine, 0)[:stages]
         self.up = nn.ModuleList(TransposedConv(i, o) for i, o in zip([coarse, *widths], widths, strict=False))
-        self.fuse = nn.ModuleList(_two_convs(w + skip, w) for w, skip in zip(widths, (middle, fine, 0), strict=True))
+        self.fuse = nn.ModuleList(_two_convs(w + skip, w) for w, skip in zip(widths, skips, strict=True))
         initialise(self)
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         level1, level2, x = levels
-        for up, fuse, skip in zip(self.up, self.fuse, (level2, level1, None), strict=True):
+        for up, fuse, skip in zip(self.up, self.fuse, (level2, level1, None), strict=False):
             x = up(x)
             x = fuse(x if skip is None else torch.cat([x, skip], dim=1))
         return x
