@@ -19,6 +19,7 @@ from segrd_edge.calibration.graph import read_graph
 from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.quantise import quantise, tensors_to_calibrate
 from segrd_edge.calibration.ranges import Ranges
+from segrd_edge.calibration.rules.two_terms import low_name
 from segrd_edge.export.batch import with_batch
 from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.export.fp16 import to_fp16
@@ -52,10 +53,14 @@ class Graphs:
 
     @cached_property
     def int8(self) -> onnx.ModelProto:
-        tensors, plan = read_graph(self.fp32).tensors(), self.plan
+        return self.quantised(self.plan)
+
+    def quantised(self, plan: Plan) -> onnx.ModelProto:
+        tensors = read_graph(self.fp32).tensors()
         channels = {name: np.ones(tensors[name].shape[1], np.float32) for name in concatenations(self.fp32, plan)}
         levelled, _ = equalise(self.fp32, plan, channels)
-        return quantise(levelled, Ranges(dict.fromkeys(tensors_to_calibrate(levelled, plan), 1.0), "max"), plan)
+        largest = dict.fromkeys(tensors_to_calibrate(levelled, plan), 1.0)
+        return quantise(levelled, Ranges(largest, "max", reach=largest), plan)
 
     def half(self, precision: Precision) -> tuple[onnx.ModelProto, Fp16Plan]:
         if precision not in self._halves:
@@ -105,6 +110,18 @@ def test_every_model_in_every_precision(graphs: Graphs, precision: Precision) ->
     else:
         two_frames = build_frame_graph(with_batch(graphs.half(precision)[0], 2), CROPPED, FRAME_HW)
         check_kernels(two_frames, graphs, precision)
+
+
+@pytest.mark.parametrize("graphs", ["destseg", "adps"], indirect=True)
+def test_two_terms_beside_float_skips(graphs: Graphs) -> None:
+    """Every convolution that may be in INT8 in two terms: both are INT8 kernels, or one that does both."""
+    names = graphs.plan.quantised
+    graph = graphs.quantised(graphs.plan.with_float_skips().in_two_terms(dict.fromkeys(names, "to see")))
+    built = build(graph.SerializeToString(), flavour="tensorrt-rtx")
+    dtypes = kernel_dtypes(built.layers)
+    terms = [term for name in names for term in (name, low_name(name))]
+    assert {name: dtypes.get(name) for name in terms} == dict.fromkeys(terms, "Int8")
+    assert [line for line in built.warnings if not line.endswith(_HARMLESS)] == []
 
 
 @pytest.mark.parametrize("graphs", ["destseg"], indirect=True)
