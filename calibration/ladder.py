@@ -127,11 +127,10 @@ def usable_scopes(model: onnx.ModelProto, everything: Plan, wanted: Scope) -> li
     """
     if wanted not in get_args(Scope):
         raise OptionError(f"unknown INT8 scope {wanted!r}", expected="one of " + ", ".join(get_args(Scope)))
-    candidates = _ladder(everything) if wanted == "auto" else [wanted]
-    if wanted == "auto" and not residual_skip.sites(read_graph(model), frozenset(everything.quantised)):
-        candidates.remove("float-skips")  # it would be "all" again
-    covered = [(everything.only(*SCOPES[name]).quantised, name == "all") for name in candidates]
-    usable = [name for i, name in enumerate(candidates) if covered[i][0] and covered[i] not in covered[i + 1 :]]
+    candidates = _ladder(model, everything) if wanted == "auto" else [wanted]
+    covered = [everything.only(*SCOPES[name]).quantised for name in candidates]
+    kept = [i for i, names in enumerate(covered) if names and (candidates[i] == "all" or names not in covered[i + 1 :])]
+    usable = [candidates[i] for i in kept]
     if not usable:
         raise OptionError(
             f"INT8 scope {wanted!r} leaves no convolution to quantise",
@@ -152,10 +151,14 @@ def _scoped(everything: Plan, scope: str, reason: str) -> Plan:
     return plan if scope == "all" else plan.with_float_skips()
 
 
-def _ladder(everything: Plan) -> list[str]:
-    """The scopes that "auto" tries: all but the last resort of the other kind of model."""
+def _ladder(model: onnx.ModelProto, everything: Plan) -> list[str]:
+    """The scopes that "auto" tries: all but the last resort of the other kind of model, and each but once."""
     has_head = bool(everything.only(*SCOPES["head"]).quantised)
-    return [name for name in SCOPES if name not in _LAST_RESORT.values() or name == _LAST_RESORT[has_head]]
+    has_skips = bool(residual_skip.sites(read_graph(model), frozenset(everything.quantised)))
+    whole = ("all", "float-skips") if has_skips else ("all",)
+    others = [name for name in SCOPES if name not in ("all", "float-skips", *_LAST_RESORT.values())]
+    parts = [*others, _LAST_RESORT[has_head]]
+    return [*whole, *(name for name in parts if everything.only(*SCOPES[name]).quantised != everything.quantised)]
 
 
 def _reason(scope: str, attempts: Mapping[str, Attempt], budget: Budget) -> str:
