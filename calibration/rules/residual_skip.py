@@ -11,7 +11,7 @@ convolution's side too, the sum is rounded twice and the fusion is lost. Where t
 A plan may leave all skips in float (`Plan.float_skips`). A convolution averages the rounding of its inputs; a skip
 hands it on to the features as it is. On a trained DeSTSeg (ball_screw, everything else in INT8, 32 frames, OpenVINO)
 that took the mean |Δscore| from 0.268 to 0.141, and the lost pixel AP from 0.112 to 0.012. OpenVINO adds in a kernel of
-its own either way, and took 2 to 6 % longer; what TensorRT loses by it was not measured.
+its own either way, and took 2 to 9 % longer; what TensorRT loses by it was not measured.
 """
 
 from __future__ import annotations
