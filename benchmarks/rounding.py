@@ -22,7 +22,6 @@ import onnx
 import typer
 
 from segrd_edge import engines, machine
-from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.blocks import int8_share, two_term_share
 from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.calibrate import calibrate
@@ -32,6 +31,8 @@ from segrd_edge.calibration.ladder import SCOPES
 from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.console import console, new_table, track
+from segrd_edge.export.deploy import build_deploy_graph
+from segrd_edge.export.onnx import export_core
 from segrd_edge.training.run import Run
 
 FP32 = "fp32"
@@ -39,7 +40,6 @@ FP32 = "fp32"
 
 def main(
     run: Annotated[Path, typer.Argument(help="The run's folder, as segrd-train wrote it.")],
-    bundle: Annotated[Path | None, typer.Option(help="Its bundle; default: part.segrd in the run's folder.")] = None,
     data: Annotated[Path | None, typer.Option(help="Where the run's photographs are now.")] = None,
     count: Annotated[int, typer.Option(help="Calibration frames.")] = 32,
     rounds: Annotated[int, typer.Option(help="Frames that are timed on each graph.")] = 15,
@@ -47,8 +47,8 @@ def main(
 ) -> None:
     """Quantise in each way, measure drift and processor time, show and write them."""
     loaded = Run.load(run)
-    opened = Bundle.open(bundle or run / "part.segrd")
-    graph = onnx.load_model_from_string(opened.graph("fp32"))
+    core = export_core(loaded.model, loaded.preprocess.size_hw)
+    graph = build_deploy_graph(core, loaded.preprocess, loaded.map_spec)
     photos, textures = loaded.photo_paths("train", data), loaded.config.textures_here
     frames = choose_frames(
         photos, loaded.preprocess, count=count, seed=loaded.config.seed, textures=textures, track=track
@@ -59,7 +59,6 @@ def main(
         "date": time.strftime("%Y-%m-%d"),
         "machine": "{model}, {cores} cores".format(**machine.cpu()),
         "packages": {name: machine.package_version(name) for name in ("segrd-edge", "onnxruntime", "openvino")},
-        "graph_sha256": opened.sha256["graphs/fp32.onnx"],
         "ways": rows,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
