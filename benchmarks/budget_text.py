@@ -147,8 +147,8 @@ def _ways_down(answer: Answer, frame: str) -> list[str]:
             "what is not the part."
         )
     found.append(
-        "What the engine takes falls with a smaller --size, about as its pixels, with --profile fast of destseg and "
-        "segrdpp, and with another --model. Which of them fit here, before anything is trained: "
+        "What the engine takes falls with a smaller --size, about as its pixels, with --profile fast of destseg, "
+        "segrdpp and adps, and with another --model. Which of them fit here, before anything is trained: "
         f"segrd-bench --budget {answer.budget_ms:g}ms --frame {frame}"
     )
     return found

@@ -22,7 +22,6 @@ import onnx
 import typer
 
 from segrd_edge import engines, machine
-from segrd_edge.calibration.blocks import int8_share, two_term_share
 from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.calibrate import calibrate
 from segrd_edge.calibration.drift import Drift
@@ -78,7 +77,7 @@ def measure(
         settings = Int8Settings(plan=plan.to_dict())
         made = calibrate(graph, frames, settings, threshold=threshold, cache=ObservationCache(), track=track)
         graphs[name] = made.model
-        shares = {"int8_share": int8_share(graph, plan), "two_term_share": two_term_share(graph, plan)}
+        shares = {"int8_share": made.int8_share, "two_term_share": made.two_term_share}
         rows[name] = {**shares, "drift": made.drift.to_dict()}
     for name, time_ms in processor_ms(graphs, frames[0].image_bgr_u8, rounds).items():
         rows[name]["processor_ms"] = time_ms

@@ -37,7 +37,7 @@ class Calibration:
     """An INT8 graph and how it came about."""
 
     model: onnx.ModelProto
-    beside_float16: onnx.ModelProto  # the same with what runs in two terms in float: what float16 layers are put into
+    float_model: onnx.ModelProto  # that it was made of: what was asked for, levelled and with corrected biases
     frames: Sequence[CalibrationFrame]
     ranges: Ranges
     improved: list[str]  # the improvements that were made, of those asked for: `calibration.improve`
@@ -67,6 +67,17 @@ class Calibration:
     def int8_share(self) -> float:
         """Share of the multiply-accumulates that run in INT8."""
         return self.choice.taken.int8_share
+
+    @property
+    def two_term_share(self) -> float:
+        """The part of `int8_share` that runs in two terms."""
+        return self.choice.taken.two_term_share
+
+    def beside_float16(self) -> onnx.ModelProto:
+        """The INT8 graph with what runs in two terms in float: what float16 layers are put into."""
+        if not self.plan.two_term:
+            return self.model
+        return quantise(self.float_model, self.ranges, self.plan.without_two_terms())
 
     @property
     def trials(self) -> dict[str, Drift]:
@@ -107,7 +118,7 @@ class Calibration:
     def decision(self) -> str:
         """The scope, the figures behind it, and what follows."""
         share = f"{self.int8_share:.0%} of the multiply-accumulates in INT8"
-        share += f" ({twice:.0%} in two terms)" if (twice := self.choice.taken.two_term_share) else ""
+        share += f" ({twice:.0%} in two terms)" if (twice := self.two_term_share) else ""
         return f"scope {self.scope}, {share} ({tried(self.choice.attempts)}; limits {self.budget}){self._verdict()}"
 
     def _verdict(self) -> str:
@@ -182,7 +193,6 @@ def calibrate(
         trial, choice = with_corrected_biases(trial, choice, budget, track=track)
     taken = choice.taken
     quantised = quantise(trial.model, ranges, taken.plan)
-    two_terms = taken.plan.two_term
     by_method: dict[Method, Drift] = {settings.method: taken.drift}
     if compare_methods and trial.model is equalised:  # corrected biases are corrected for the taken method's scales
         by_method |= drift_by_method(
@@ -190,7 +200,7 @@ def calibrate(
         )
     return Calibration(
         model=quantised,
-        beside_float16=quantise(trial.model, ranges, taken.plan.without_two_terms()) if two_terms else quantised,
+        float_model=trial.model,
         frames=frames,
         ranges=ranges,
         improved=[name for name in improve if name != "bias" or trial.model is not equalised],

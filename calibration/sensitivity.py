@@ -2,7 +2,7 @@
 
 INT8 noise of a block is measured with everything else in float, so that the noise of others does not hide it. On a
 trained network the blocks differ by three orders of magnitude; the order is what the search for a plan goes by. Blocks
-that cost much are measured in two terms as well (`rules.two_terms`), which most of them need no more than that.
+that cost much are measured in two terms as well (`rules.two_terms`), in which most of them cost little.
 """
 
 from __future__ import annotations

@@ -157,6 +157,6 @@ def _sentences(manifest: Manifest, record: LatencyRecord, default: Precision | N
     return [
         figures,
         late,
-        "Faster: a smaller --size, another --model, --profile fast of destseg and segrdpp. "
+        "Faster: a smaller --size, another --model, --profile fast of destseg, segrdpp and adps. "
         f"Which fit before training: {line}",
     ]

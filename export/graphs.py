@@ -122,7 +122,7 @@ def build_graphs(
     if target.is_tensorrt:
         sources: dict[Precision, onnx.ModelProto] = {"fp16": float_graph}
         if calibration is not None:
-            sources["mixed"] = calibration.beside_float16
+            sources["mixed"] = calibration.beside_float16()
         for precision, source in sources.items():
             made = _for_tensorrt(source, preprocess, target, seen)
             is_safe = settings.budget.allows(made.drift) if made.drift is not None and precision == "mixed" else None

@@ -116,7 +116,7 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
         "drift_by_method": {method: drift.to_dict() for method, drift in calibration.by_method.items()},
         "budget": calibration.budget.to_dict(),
         "int8_share": calibration.int8_share,
-        "two_term_share": calibration.choice.taken.two_term_share,
+        "two_term_share": calibration.two_term_share,
         "speedup": calibration.speedup,
         "improved": calibration.improved,
         "fine_tuning": None if calibration.fine_tuning is None else calibration.fine_tuning.to_dict(),

@@ -260,6 +260,10 @@ def test_other_ways_to_find_scales_are_tried_on_the_plan(
     in_two_terms = Plan.of(model).with_float_skips().in_two_terms({"stem": "to see"})
     given = calibrate(model, frames, Int8Settings(plan=in_two_terms.to_dict()), compare_methods=True)
     assert (given.plan, len(given.by_method)) == (in_two_terms, 4)
+    names, beside = ({node.name for node in graph.graph.node} for graph in (given.model, given.beside_float16()))
+    assert "stem.low" in names - beside
+    assert "stem.weight.dequantise" not in beside
+    assert calibration.beside_float16() is calibration.model
     widest = calibrate(model, frames, replace(narrow, method="max"))
     assert list(widest.by_method) == ["max"]  # it was not asked for
     assert calibration.by_method["max"] == widest.drift

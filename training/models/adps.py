@@ -90,9 +90,11 @@ class ADPS(nn.Module):
             raise OptionError(f"head_stride {head_stride}", expected="1, 2 or 4 pixels per logit and side")
         width = head_width or (256 if spec.bottleneck else 128)
         decoder = PostSegmentation(channels, width, stages=2 if head_stride == 4 else 3)
-        self.head: nn.Module = decoder
-        self.full_size: nn.Module = FullSize(decoder.channels)
-        if head_stride > 1:
+        self.head: nn.Module
+        self.full_size: nn.Module
+        if head_stride == 1:
+            self.head, self.full_size = decoder, FullSize(decoder.channels)
+        else:
             self.head = chain(decoder=decoder, out=nn.Conv2d(decoder.channels, 1, 3, padding=1))
             self.full_size = nn.Identity()
         top = 1 if sigma_px > 0 else MapSpec.top_pixels_for(size_hw)
