@@ -59,7 +59,8 @@ class Truth:
 class Drift:
     """Differences over all images between two graphs' scores and anomaly maps, in units of a `Scale`.
 
-    The last three are None where nothing is known of the images, or too little: AUROC needs good ones and defects.
+    The last four are None where nothing is known of the images, or too little: AUROC and pairs need good ones and
+    defects.
     """
 
     score_mean: float  # mean absolute difference of the anomaly scores
@@ -70,13 +71,15 @@ class Drift:
     image_auroc_drop: float | None = None  # what the second graph loses; negative where it gains
     pixel_ap_drop: float | None = None
     flip_rate: float | None = None  # share of the images whose verdict at the float threshold is another
+    pairs_turned: float | None = None  # share of the pairs of a good image and a defect that it orders otherwise
 
     def to_dict(self) -> dict[str, float]:
         """The figures that there are."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def __str__(self) -> str:
-        return f"mean |Δscore| {self.score_mean:.4f}, mean map cosine {self.map_cosine_mean:.4f}"
+        turned = "" if self.pairs_turned is None else f", pairs turned {self.pairs_turned:.4f}"
+        return f"mean |Δscore| {self.score_mean:.4f}, mean map cosine {self.map_cosine_mean:.4f}{turned}"
 
 
 def measure_drift(
@@ -101,6 +104,7 @@ def measure_drift(
         image_auroc_drop=auroc_drop,
         pixel_ap_drop=ap_drop,
         flip_rate=flip_rate,
+        pairs_turned=None if truth is None else _pairs_turned(truth, reference, outputs),
     )
 
 
@@ -115,6 +119,18 @@ def _against(
         before_at, after_at = (_verdicts(results, truth.threshold) for results in (reference, outputs))
         flips = float(np.mean(before_at != after_at))
     return auroc_drop, ap_drop, flips
+
+
+def _pairs_turned(truth: Truth, reference: Sequence[EngineOutput], outputs: Sequence[EngineOutput]) -> float | None:
+    """No unit and no scale: what matters of a shift is whether scores lie so close together that it swaps them."""
+    before, after = (_order(results, truth.masks) for results in (reference, outputs))
+    return float(np.abs(before - after).mean() / 2) if before.size else None  # half for a tie that comes or goes
+
+
+def _order(results: Sequence[EngineOutput], masks: Sequence[npt.NDArray[np.bool_] | None]) -> npt.NDArray[np.float64]:
+    """defects×good, 1 where the defect scores higher, −1 where the good image does, 0 where neither."""
+    scores, is_defect = np.array([result.score for result in results]), np.array([mask is not None for mask in masks])
+    return np.sign(scores[is_defect][:, None] - scores[~is_defect][None, :])
 
 
 def _verdicts(results: Sequence[EngineOutput], threshold: float) -> npt.NDArray[np.bool_]:

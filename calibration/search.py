@@ -97,8 +97,8 @@ class _Step:
 
 def _steps(found: Sensitivity, budget: Budget) -> Iterator[_Step]:
     """A block's way from float to INT8; by way of two terms, where that costs less for what it saves."""
-    macs, whole = found.block.macs, budget.cost(found.drift)
-    first = whole if found.two_term is None else min(whole, budget.cost(found.two_term))
+    macs, whole = found.block.macs, budget.noise(found.drift)
+    first = whole if found.two_term is None else min(whole, budget.noise(found.two_term))
     if first / _TWO_TERMS < whole / _ONE_TERM:
         yield _Step(found, True, False, first, _TWO_TERMS * macs)
         yield _Step(found, False, True, whole - first, (_ONE_TERM - _TWO_TERMS) * macs)

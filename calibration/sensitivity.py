@@ -73,7 +73,7 @@ def measure_sensitivity(
 
 def _costly(drifts: Mapping[Block, Drift], budget: Budget) -> list[Block]:
     """All blocks but the least costly ones that together take CHEAP of the budget."""
-    costs = {block: budget.cost(drift) for block, drift in drifts.items()}
+    costs = {block: budget.noise(drift) for block, drift in drifts.items()}
     order = sorted(costs, key=lambda block: costs[block] / block.macs)
     sums = accumulate(costs[block] for block in order)
     return [block for block, total in zip(order, sums, strict=True) if total > CHEAP]

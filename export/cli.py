@@ -63,6 +63,13 @@ def command(
     max_score_shift: Annotated[
         float, typer.Option(help="INT8 may move scores by this on average, between 0 (good) and 1 (defect).")
     ] = 0.01,
+    max_pairs_turned: Annotated[
+        float,
+        typer.Option(
+            help="INT8 may swap the order of this share of the pairs of a good calibration frame and a defect; "
+            "their image AUROC cannot change by more."
+        ),
+    ] = 0.01,
     max_ap_drop: Annotated[
         float | None, typer.Option(help="INT8 may lose this much pixel AP on synthetic defects.", show_default=False)
     ] = None,
@@ -145,7 +152,13 @@ def command(
         method=cast(Any, calibration),
         scope=cast(Any, int8_scope),
         plan=None if plan is None else read_choices(plan),
-        budget=Budget(score_shift=max_score_shift, ap_drop=max_ap_drop, flip_rate=max_flip_rate, speedup=min_speedup),
+        budget=Budget(
+            score_shift=max_score_shift,
+            pairs_turned=max_pairs_turned,
+            ap_drop=max_ap_drop,
+            flip_rate=max_flip_rate,
+            speedup=min_speedup,
+        ),
         improve=cast(Any, tuple(name for name in int8_improve.split(",") if name)),
         fine_tune_minutes=qat_minutes,
     )

@@ -17,6 +17,7 @@ def drift(score: float = 0, cosine: float = 1, **figures: float) -> Drift:
         (drift(0.01, 0.99, pixel_ap_drop=0.02, flip_rate=0.05), None),
         (drift(0.0101), "mean |Δscore| 0.0101 over 0.01"),
         (drift(0, 0.9899), "mean map cosine 0.9899 under 0.99"),
+        (drift(pairs_turned=0.011), "pairs turned 0.0110 over 0.01"),
         (drift(pixel_ap_drop=0.021), "pixel AP lost 0.0210 over 0.02"),
         (drift(flip_rate=0.06), "verdicts turned 0.0600 over 0.05"),
         (drift(pixel_ap_drop=-0.5), None),  # a gain
@@ -41,7 +42,16 @@ def test_cost_is_a_power_and_1_is_the_whole_budget() -> None:
     assert Budget(score_shift=0).cost(drift(0.01)) > 1e6
 
 
-@pytest.mark.parametrize("limits", [{"score_shift": -0.1}, {"ap_drop": 1.5}, {"flip_rate": 2}, {"speedup": 0.5}])
+def test_cost_counts_pairs_and_noise_does_not() -> None:
+    budget = Budget(score_shift=0.02, pairs_turned=0.01)
+    assert budget.cost(drift(0.02, pairs_turned=0.03)) == pytest.approx(9)
+    assert budget.noise(drift(0.02, pairs_turned=0.03)) == pytest.approx(1)
+    assert budget.cost(drift(0.02, pairs_turned=0.001)) == pytest.approx(1)  # the dearer of the two
+
+
+@pytest.mark.parametrize(
+    "limits", [{"score_shift": -0.1}, {"pairs_turned": 2}, {"ap_drop": 1.5}, {"flip_rate": 2}, {"speedup": 0.5}]
+)
 def test_limits_that_cannot_be(limits: dict[str, float]) -> None:
     with pytest.raises(OptionError, match=f"INT8 budget: {next(iter(limits))}"):
         Budget(**limits)

@@ -76,14 +76,18 @@ def test_what_defects_and_verdicts_lose() -> None:
 
     reference = outputs(0.1, 0.2, 0.6, 0.7, defect=0.9)
     same = measure_drift(reference, reference, truth=truth)
-    assert (same.image_auroc_drop, same.pixel_ap_drop, same.flip_rate) == (0, 0, 0)
+    assert (same.image_auroc_drop, same.pixel_ap_drop, same.flip_rate, same.pairs_turned) == (0, 0, 0, 0)
     moved = measure_drift(reference, outputs(0.1, 0.65, 0.6, 0.45, defect=0.0), truth=truth)
     assert moved.image_auroc_drop == 0.5  # the second good image scores above both defects
     assert moved.pixel_ap_drop == pytest.approx(1 - 4 / 16)  # 4 of 16 pixels are defects, and all come last
     assert moved.flip_rate == 0.5
+    assert moved.pairs_turned == 0.5
     without = measure_drift(reference, outputs(0.1, 0.65, 0.6, 0.45, defect=0.0))
     assert (without.image_auroc_drop, without.pixel_ap_drop, without.flip_rate) == (None, None, None)
-    assert set(moved.to_dict()) - set(without.to_dict()) == {"image_auroc_drop", "pixel_ap_drop", "flip_rate"}
+    assert without.pairs_turned is None
+    assert set(moved.to_dict()) - set(without.to_dict()) == {
+        "image_auroc_drop", "pixel_ap_drop", "flip_rate", "pairs_turned",
+    }  # fmt: skip
     assert measure_drift(reference, reference, truth=Truth(truth.masks)).flip_rate is None  # no threshold
 
 
@@ -91,3 +95,21 @@ def test_auroc_needs_good_images_and_defects() -> None:
     good = [output(0.1, 0.1, 0.2), output(0.3, 0.1, 0.2)]
     drift = measure_drift(good, good, truth=Truth([None, None], 0.2))
     assert (drift.image_auroc_drop, drift.pixel_ap_drop, drift.flip_rate) == (None, None, 0)
+    assert drift.pairs_turned is None
+
+
+def test_pairs_that_turn_bound_what_image_auroc_can_change() -> None:
+    """Swaps in both directions: the AUROC shows their difference, the pairs their sum. A common shift turns none."""
+    truth = Truth([None, None, np.ones((1, 3), bool), np.ones((1, 3), bool)])
+
+    def outputs(*scores: float) -> list[EngineOutput]:
+        return [output(score, 0.1, 0.2) for score in scores]
+
+    reference = outputs(0.1, 0.5, 0.4, 0.6)
+    shifted = measure_drift(reference, outputs(0.2, 0.6, 0.5, 0.7), truth=truth)
+    assert (shifted.pairs_turned, shifted.image_auroc_drop) == (0, 0)
+    swapped = measure_drift(reference, outputs(0.1, 0.45, 0.46, 0.44), truth=truth)
+    assert (swapped.pairs_turned, swapped.image_auroc_drop) == (0.5, 0)
+    tied = measure_drift(reference, outputs(0.1, 0.4, 0.4, 0.6), truth=truth)
+    assert (tied.pairs_turned, tied.image_auroc_drop) == (1 / 8, -1 / 8)
+    assert str(swapped).endswith(", pairs turned 0.5000")

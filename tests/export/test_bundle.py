@@ -133,7 +133,7 @@ def test_calibration_record(run: Run, result: ExportResult) -> None:
     held_out = {entry["file"] for entry in run.data["held_out"]}
     assert not held_out & {frame.file for frame in record.frames}  # the threshold's images stay unseen
     assert all(name.startswith("head.") for name in record.quantised)
-    assert record.budget == {"score_shift": 0.01, "map_cosine": 0.99}
+    assert record.budget == {"score_shift": 0.01, "map_cosine": 0.99, "pairs_turned": 0.01}
     assert result.calibration is not None
     assert record.int8_share == result.calibration.int8_share
     assert record.drift["head"]["flip_rate"] in {i / 8 for i in range(9)}  # at the run's own threshold

@@ -89,7 +89,7 @@ def test_whether_int8_is_safe_is_said_of_each_graph_that_has_it(
     limit: float, safe: bool, model: onnx.ModelProto, frames: Any
 ) -> None:
     lines: list[str] = []
-    budget = Budget(score_shift=limit, map_cosine=0)
+    budget = Budget(score_shift=limit, map_cosine=0, pairs_turned=1)
     graphs, _ = build_graphs(
         model,
         PREPROCESS,
