@@ -13,6 +13,7 @@ folder.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from segrd_edge.console import console
 from segrd_edge.errors import OptionError
 from segrd_edge.preprocess import Preprocess
 
-from .accuracy_table import LATENCY_FILE, read_cells, write_table
+from .accuracy_table import LATENCY_FILE, read_cells, read_latency, write_table
 from .candidate import BUNDLE_FILE, write_json
 
 CATEGORIES = ("bottle", "fabric01", "fabric02", "ball_screw", "magnetic_tile", "commutator", "metal_plate")
@@ -76,12 +77,17 @@ def main(
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("benchmarks/results/accuracy"),
     work: Annotated[Path, typer.Option(help="Where runs and bundles are written.")] = Path("runs/accuracy"),
     latency: Annotated[
-        bool, typer.Option("--latency", help="Time the bundles of the cells in --out whose runs lie in --work.")
+        bool,
+        typer.Option("--latency", help="Train nothing: time the bundles in --work of the cells in --out."),
     ] = False,
 ) -> None:
-    """Run the missing cells one after another, then write the table of all cells that are there."""
+    """Run the missing cells one after another, or time those that are there; then write the table of all of them."""
     from segrd_edge.training.cli import parse_options, parse_preprocess
 
+    if latency:
+        measure_latency(out, work, threads, category)
+        write_table(out)
+        return
     preprocess = parse_preprocess(size, "stretch", None, None, tile, Preprocess().overlap)
     settings = Settings(model, textures, minutes, threads, parse_options(option or []), preprocess, int8)
     for name in category or CATEGORIES:
@@ -92,8 +98,6 @@ def main(
                 continue
             console.print(f"{cell.name}: started {time.strftime('%H:%M:%S')}")
             run_cell(cell, settings, out, work)
-    if latency:
-        measure_latency(out, work, threads)
     write_table(out)
 
 
@@ -132,8 +136,11 @@ def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:
     write_json(out / f"{cell.name}.json", {**names, **made.record, "threads": settings.threads})
 
 
-def measure_latency(out: Path, work: Path, threads: int) -> None:
+def measure_latency(out: Path, work: Path, threads: int, categories: Sequence[str] | None = None) -> None:
     """latency.json: the bundles of a category in one interleaved run, one category after the other.
+
+    Args:
+        categories: measured anew, those of others stay as they are; None is all that have a bundle.
 
     Raises:
         OptionError: no run of the cells in `out` lies in `work`.
@@ -145,11 +152,14 @@ def measure_latency(out: Path, work: Path, threads: int) -> None:
 
     cells: dict[str, dict[str, str]] = {}  # category → label → its first cell that has a bundle
     for cell in read_cells(out):
-        if (work / cell["cell"] / BUNDLE_FILE).is_file():
+        is_asked = categories is None or cell["category"] in categories
+        if is_asked and (work / cell["cell"] / BUNDLE_FILE).is_file():
             cells.setdefault(cell["category"], {}).setdefault(cell["label"], cell["cell"])
     if not cells:
-        raise OptionError(f"--latency: {work} has no bundle of a cell in {out}", fix="say with --work where they are")
-    measured = {}
+        of = "" if categories is None else f" of {' or '.join(categories)}"
+        what = f"--latency: {work} has no bundle of a cell{of} in {out}"
+        raise OptionError(what, fix="say with --work where they are")
+    measured = read_latency(out)
     for category, names in cells.items():
         console.print(f"measuring the latency of {category}: {', '.join(names)} in turn")
         paths = {label: work / name / BUNDLE_FILE for label, name in names.items()}

@@ -19,11 +19,15 @@ def read_cells(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
 
+def read_latency(out: Path) -> dict[str, Any]:
+    """What LATENCY_FILE holds; empty where nothing was timed yet."""
+    file = out / LATENCY_FILE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
 def write_table(out: Path) -> None:
     """table.md from the JSON files: size and latency of the models, then a row per cell and precision."""
-    cells = read_cells(out)
-    file = out / LATENCY_FILE
-    latency = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    cells, latency = read_cells(out), read_latency(out)
     lines = ["# Accuracy", "", *_models_table(cells, latency), *_int8_table(cells, latency)]
     for label in sorted({cell["label"] for cell in cells}):
         lines += _label_table(label, [cell for cell in cells if cell["label"] == label])

@@ -11,7 +11,6 @@ head gets more of them. An interrupted training continues; a head that has its r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +43,7 @@ from segrd_edge.training.train import (
 )
 
 from .accuracy import find_category
-from .accuracy_table import LATENCY_FILE, latency_setting, milliseconds, read_cells
+from .accuracy_table import LATENCY_FILE, latency_setting, milliseconds, read_cells, read_latency
 from .candidate import Record, describe, write_json
 from .frames import choose_frames
 from .side_by_side import measure_bundles
@@ -206,8 +205,7 @@ METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "iap", "iap90")
 
 def write_table(out: Path) -> None:
     """table.md: every head's metrics averaged over the categories that all heads have, minus the official head's."""
-    cells = read_cells(out)
-    latency = json.loads((out / LATENCY_FILE).read_text(encoding="utf-8")) if (out / LATENCY_FILE).is_file() else None
+    cells, latency = read_cells(out), read_latency(out) or None
     heads = [name for name in HEADS if any(cell["head"] == name for cell in cells)]
     by_head = {name: {(c["category"], c["seed"]): c for c in cells if c["head"] == name} for name in heads}
     common = sorted(set.intersection(*(set(group) for group in by_head.values()))) if heads else []

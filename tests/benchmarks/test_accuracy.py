@@ -120,6 +120,13 @@ def test_latency_is_measured_category_by_category(
     assert timed == {"bottle": [("a", "fp32"), ("a", "int8"), *b], "fabric01": b}
     assert [latency["p95_ms"] for latency in measured["bottle"]["bundles"]] == [None] * 4  # of 4 samples
     accuracy_table.write_table(out)  # which takes latency.json for no cell
+    monkeypatch.setattr(accuracy, "run_cell", lambda *_: pytest.fail("trained"))
+    accuracy.main(tmp_path, category=["fabric01"], seed=[1], threads=1, out=out, work=work, latency=True)
+    again = json.loads((out / accuracy_table.LATENCY_FILE).read_text())
+    assert again["bottle"] == measured["bottle"]
+    assert again["fabric01"] != measured["fabric01"]
+    with pytest.raises(OptionError, match="no bundle of a cell of ball_screw or tile"):
+        accuracy.measure_latency(out, work, threads=1, categories=["ball_screw", "tile"])
 
 
 def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
