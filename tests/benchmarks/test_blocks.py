@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
-import onnx
 import pytest
 
-from segrd_edge.benchmarks.blocks import By, block_macs, command, kind_of, measure_kernels, owner_of
+from segrd_edge.benchmarks.blocks import (
+    By,
+    Kernel,
+    block_macs,
+    by_block,
+    by_kind,
+    command,
+    convolutions_of,
+    kind_of,
+    measure_kernels,
+    owner_of,
+)
+from segrd_edge.benchmarks.peak import references
 from segrd_edge.bundle import Bundle
-from segrd_edge.calibration.graph import multiply_accumulates
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 
 def test_a_kernel_counts_for_its_convolutions_block() -> None:
     convolutions = {"head.aspp.dilated.2.0", "teacher.layer1.0.conv1"}
-    assert owner_of("head.aspp.dilated.2.0/WithoutBiases", "Convolution", convolutions) == "head.aspp.dilated"
-    assert owner_of("teacher.layer1.0.conv1", "Convolution", convolutions) == "teacher.layer1.0"
-    assert owner_of("teacher.layer1.0.conv1_acdb", "Reorder", convolutions) == "other: Reorder"
+    for name, node_type, owner in (
+        ("head.aspp.dilated.2.0/WithoutBiases", "Convolution", "head.aspp.dilated"),
+        ("teacher.layer1.0.conv1", "Convolution", "teacher.layer1.0"),
+        ("teacher.layer1.0.conv1_acdb", "Reorder", "other: Reorder"),
+    ):
+        assert owner_of(Kernel(name, node_type, "", 1.0), convolutions) == owner
 
 
-def test_every_block_is_counted_and_timed(bundle_path: Path) -> None:
-    bundle = Bundle.open(bundle_path)
-    graphs = {name: bundle.graph(name) for name in ("fp32", "int8")}
-    model = onnx.load_from_string(graphs["fp32"])
-    macs = block_macs(model)
-    assert sum(macs.values()) == sum(multiply_accumulates(model).values())
-    times = measure_kernels(graphs, rounds=2, threads=1)
-    for found in times.values():
-        assert all(ms > 0 for ms in found.values())
-        # The frame's normalisation may be folded into what is beside it; convolutions of the network are not.
-        assert {block for block in macs if not block.startswith("deploy.")} <= set(found)
-        assert "other: Convolution" not in found
+def test_every_block_is_counted_and_timed() -> None:
+    """Two convolutions in INT8: each is timed as its own, and what the engine adds around them under its kind."""
+    model, macs = references()["convolution 3×3, 128 channels, 32×32"]
+    assert block_macs(model) == {"first": macs, "second": macs}
+    graph = model.SerializeToString()
+    (profile,) = measure_kernels({"int8": graph}, rounds=2, threads=1).values()
+    found = by_block(profile, convolutions_of(graph))
+    assert all(ms > 0 for ms in found.values())
+    assert {"first", "second"} <= set(found)
+    assert "other: Convolution" not in found
+    assert by_kind(profile)["convolutions in INT8"] == pytest.approx(found["first"] + found["second"])
+    assert profile.run_ms == pytest.approx(sum(found.values()) + profile.between_ms)
 
 
 @pytest.mark.parametrize(
@@ -45,16 +57,20 @@ def test_every_block_is_counted_and_timed(bundle_path: Path) -> None:
     ],
 )
 def test_a_kernel_counts_for_its_kind(node_type: str, exec_type: str, kind: str) -> None:
-    assert kind_of(SimpleNamespace(node_type=node_type, exec_type=exec_type)) == kind
+    assert kind_of(Kernel("", node_type, exec_type, 1.0)) == kind
 
 
 def test_by_kind_every_kernel_is_timed(bundle_path: Path) -> None:
     bundle = Bundle.open(bundle_path)
     graphs = {name: bundle.graph(name) for name in ("fp32", "int8")}
     for least in (True, False):
-        times = measure_kernels(graphs, rounds=3, threads=1, by="kind", least=least)
-        assert set(times) == set(graphs)
-        assert all("TopK in float" in found and min(found.values()) > 0 for found in times.values())
+        profiles = measure_kernels(graphs, rounds=3, threads=1, least=least)
+        assert set(profiles) == set(graphs)
+        for profile in profiles.values():
+            found = by_kind(profile)
+            assert "TopK in float" in found
+            assert min(found.values()) > 0
+            assert profile.run_ms >= max(found.values())
 
 
 @pytest.mark.parametrize("by", ["block", "kind"])
