@@ -12,6 +12,7 @@ too, the means agree to first order. What it brings, and what it does not: docs/
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,7 @@ def output_shifts(
         track: wraps them, for a progress bar.
     """
     names = list(plan.quantised)
+    ranges = replace(ranges, weights={_copy(name): values for name, values in ranges.weights.items()})
     session = GraphSession(draft(_compared(model, plan), ranges, _plan_of_copies(plan)), [_shift(n) for n in names])
     sums: list[_Shift] | None = None
     for image in track(images_bgr_u8, "comparing convolutions with INT8"):

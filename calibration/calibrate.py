@@ -20,7 +20,7 @@ from .equalise import concatenations, equalise
 from .fine_tuning import FineTuning, larger
 from .frames import CalibrationFrame
 from .improve import levelled, with_corrected_biases
-from .ladder import HEAD, PLAN, Attempt, Choice, choose_plan, tried, usable_scopes
+from .ladder import HEAD, PLAN, SCOPES, Attempt, Choice, choose_plan, tried, usable_scopes
 from .methods import BETTER, drift_by_method
 from .plan import Plan
 from .progress import Said, Track, untracked
@@ -30,6 +30,7 @@ from .sensitivity import Sensitivity
 from .settings import DEFAULT_SETTINGS, Int8Settings
 from .speed import measure_speedup
 from .trial import Trial
+from .weight_rounding import ROUNDING_FRAMES, round_weights
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,11 @@ def calibrate(
     ranges = replace(ranges, largest={**ranges.largest, **unclipped}, reach={**observed.largest, **largest})
     engine = processor_engine() if engine == "auto" else engine
     trial = Trial(equalised, ranges, images, reference, scale, truth, engine)
+    if "rounding" in improve:
+        widest = everything if settings.scope == "auto" else everything.only(*SCOPES[settings.scope])
+        some = trial.on(ROUNDING_FRAMES).images_bgr_u8
+        ranges = replace(ranges, weights=round_weights(equalised, (given or widest).quantised, some, track=track))
+        trial = replace(trial, ranges=ranges)
     choice = (
         _try(trial, given) if given else choose_plan(trial, everything, settings.scope, budget, said=said, track=track)
     )

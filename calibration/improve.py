@@ -1,10 +1,11 @@
 """Ways to make weights lose less in INT8 without training, for a network where they help.
 
+rounding weights are rounded so that their errors make up for each other, see `weight_rounding`; on by default
 levels   the channels between two convolutions are levelled before anything is observed, see `cross_layer`
 bias     the mean shift of every convolution's output goes into its bias, see `bias`; taken where that brings the INT8
          graph nearer to float
 
-Neither is on unless asked for: what each did to trained networks is in docs/int8.md, "Improving the weights".
+What each did to trained networks is in docs/int8.md, "Improving the weights".
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .progress import Track, untracked
 from .ranges import observe
 from .trial import Trial
 
-Improvement = Literal["levels", "bias"]
+Improvement = Literal["rounding", "levels", "bias"]
 BIAS_FRAMES = 8  # a mean over frames and pixels settles early, and both networks run on each
 
 

@@ -41,6 +41,8 @@ def drift_by_method(
     others: list[FixedMethod] = [method for method in get_args(FixedMethod) if method != taken]
     for method in track(others, "comparing calibration methods"):
         ranges = to_ranges(histograms, method, percentile)
-        ranges = replace(ranges, largest={**ranges.largest, **unclipped}, reach=trial.ranges.reach)
+        ranges = replace(
+            ranges, largest={**ranges.largest, **unclipped}, reach=trial.ranges.reach, weights=trial.ranges.weights
+        )
         found[method] = replace(trial, ranges=ranges)(plan)
     return found

@@ -2,7 +2,7 @@
 
     symmetric, zero point 0         y₈ = clip(round(x / scale), −128, 127),  scale = largest magnitude / 127
     activations per tensor          one pair per tensor, shared by all its INT8 readers
-    weights per output channel      INT8 initialiser + DequantizeLinear
+    weights per output channel      INT8 initialiser + DequantizeLinear, rounded as `Ranges.weights` says or to nearest
     convolutions in two terms       a second pair for what the first leaves over, see `rules.two_terms`
     everything else                 float
 
@@ -72,7 +72,7 @@ def _surgery(model: onnx.ModelProto, ranges: Ranges, plan: Plan) -> gs.Graph:
         site.node.inputs[site.index] = pairs[site.tensor.name]
     lows: dict[str, gs.Variable] = {}
     for node in [node for node in graph.nodes if node.name in plan.quantised]:
-        graph.nodes.append(conv_weight.rewrite(node))
+        graph.nodes.append(conv_weight.rewrite(node, ranges.weights.get(node.name)))
         if node.name in plan.two_term:
             two_terms.add_low_term(graph, node, lows)
     return graph

@@ -38,6 +38,7 @@ class Ranges:
     percentile: float | None = None
     chosen: dict[str, FixedMethod] = field(default_factory=dict)  # by tensor, where the method is "auto"
     reach: dict[str, float] = field(default_factory=dict)  # the same as `largest`, clipped nowhere: for two terms
+    weights: dict[str, npt.NDArray[np.int8]] = field(default_factory=dict)  # by convolution, where not the nearest
 
 
 @dataclass(frozen=True)

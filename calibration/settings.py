@@ -29,7 +29,7 @@ class Int8Settings:
     scope: Scope = "auto"  # what INT8 covers: one of `ladder.SCOPES`, or as much as the budget allows
     plan: Mapping[str, Any] | None = None  # says it layer by layer instead, as `plan.read_choices` gives it
     budget: Budget = field(default_factory=Budget)  # how far INT8 may move results, how fast it has to be
-    improve: tuple[Improvement, ...] = ()  # what to do to the weights, see `improve`
+    improve: tuple[Improvement, ...] = ("rounding",)  # what to do to the weights, see `improve`
     fine_tune_minutes: float = 0.0  # of `training.qat`; taken where its INT8 graph is nearer to the run's float graph
 
     def __post_init__(self) -> None:
@@ -60,8 +60,8 @@ class Int8Settings:
         if self.plan is not None:
             yield f"--plan {plan_file}"
         yield from self.budget.command_options()
-        if self.improve:
-            yield f"--int8-improve {','.join(self.improve)}"
+        if self.improve != default.improve:
+            yield f"--int8-improve {','.join(self.improve) or 'none'}"
         if self.fine_tune_minutes:
             yield f"--qat-minutes {self.fine_tune_minutes:g}"
 

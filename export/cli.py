@@ -87,10 +87,10 @@ def command(
     int8_improve: Annotated[
         str,
         typer.Option(
-            help="What to do to the weights for INT8: bias (taken where it helps), levels, or bias,levels.",
-            show_default=False,
+            help="What to do to the weights for INT8, with commas between: rounding (so that errors make up for each "
+            "other), bias (taken where it helps), levels; or none."
         ),
-    ] = "",
+    ] = "rounding",
     qat_minutes: Annotated[
         float,
         typer.Option(
@@ -159,7 +159,7 @@ def command(
             flip_rate=max_flip_rate,
             speedup=min_speedup,
         ),
-        improve=cast(Any, tuple(name for name in int8_improve.split(",") if name)),
+        improve=cast(Any, () if int8_improve == "none" else tuple(int8_improve.split(","))),
         fine_tune_minutes=qat_minutes,
     )
     target = Target.choose(engine, None if frame is None else parse_frame_size(frame), batch)

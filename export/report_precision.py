@@ -248,6 +248,7 @@ def _sensitivity(record: CalibrationRecord) -> str:
 def _weights(record: CalibrationRecord) -> list[str]:
     """What was done to the weights for INT8, in sentences."""
     said = {
+        "rounding": "Weights are rounded so that their errors make up for each other.",
         "levels": "The channels between convolutions were levelled.",
         "bias": "Biases take up INT8's mean shift.",
     }

@@ -202,7 +202,7 @@ class CalibrationRecord(Record):
     sensitivity: list[SensitivityRecord] = Field(
         default=[], description="of every block, where no scope was enough and the plan was searched for"
     )
-    improved: list[str] = Field(default=[], description="what was done to the weights: levels, bias")
+    improved: list[str] = Field(default=[], description="what was done to the weights: rounding, levels, bias")
     fine_tuning: FineTuningRecord | None = Field(default=None, description="where one was asked for")
     frames: list[CalibrationFrame]
     quantised: list[str] = Field(description="nodes that run in INT8")

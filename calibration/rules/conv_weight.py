@@ -20,14 +20,18 @@ INT8_MAX = 127
 NEGLIGIBLE = 1e-12  # a channel below this is zero, and its scale must still be positive
 
 
-def rewrite(conv: gs.Node) -> gs.Node:
+def rewrite(conv: gs.Node, rounded: npt.NDArray[np.int8] | None = None) -> gs.Node:
     """Let `conv` read its weight, a float constant, in INT8 form. The initialiser keeps its name.
+
+    Args:
+        rounded: the INT8 values, in steps of the same scale, if not the nearest.
 
     Returns:
         The new DequantizeLinear, which is not in the graph yet.
     """
     weight = conv.inputs[1]
-    values, scale = quantise_weight(weight.values)
+    nearest, scale = quantise_weight(weight.values)
+    values = nearest if rounded is None else rounded
     dequantised = gs.Variable(f"{weight.name}.dequantised", np.float32, values.shape)
     conv.inputs[1] = dequantised
     inputs = [
