@@ -5,7 +5,8 @@
 One float graph, one set of calibration frames, and INT8 of all that the rules allow with less and less of it rounded to
 one INT8 tensor: everything; all but the skips of residual blocks (`calibration.rules.residual_skip`); then also, for
 some of the convolutions or all, the input as the sum of two INT8 tensors (`calibration.rules.two_terms`), where what is
-left of INT8's error is that of the weights. Each with its drift on the frames and, in one interleaved run, its time.
+left of INT8's error is that of the weights. Each with weights rounded to the nearest step and as the export rounds them
+(`calibration.weight_rounding`): its drift on the frames and, in one interleaved run, its time.
 """
 
 from __future__ import annotations
@@ -74,11 +75,13 @@ def measure(
     graphs = {FP32: graph}
     for name, plan in ways(Plan.of(graph)).items():
         console.print(f"quantising: {name}", markup=False)
-        settings = Int8Settings(plan=plan.to_dict())
-        made = calibrate(graph, frames, settings, threshold=threshold, cache=ObservationCache(), track=track)
+        nearest, made = (
+            calibrate(graph, frames, settings, threshold=threshold, cache=ObservationCache(), track=track)
+            for settings in (Int8Settings(plan=plan.to_dict(), improve=()), Int8Settings(plan=plan.to_dict()))
+        )
         graphs[name] = made.model
         shares = {"int8_share": made.int8_share, "two_term_share": made.two_term_share}
-        rows[name] = {**shares, "drift": made.drift.to_dict()}
+        rows[name] = {**shares, "drift_nearest": nearest.drift.to_dict(), "drift": made.drift.to_dict()}
     for name, time_ms in processor_ms(graphs, frames[0].image_bgr_u8, rounds).items():
         rows[name]["processor_ms"] = time_ms
     return rows
@@ -117,16 +120,20 @@ def processor_ms(
 
 
 def show(rows: Mapping[str, Mapping[str, Any]]) -> None:
-    columns = ("what is rounded", "INT8", "in two terms", "mean |Δscore|", "map cosine", "pixel AP lost", "× fp32")
+    columns = (
+        "what is rounded", "INT8", "in two terms", "mean |Δscore|", "map cosine", "pixel AP lost", "× fp32",
+        "weights to nearest: mean |Δscore|", "map cosine",
+    )  # fmt: skip
     table = new_table("INT8 with less and less rounding", *columns)
     fp32_ms = rows[FP32]["processor_ms"]
     for name, row in rows.items():
         if name != FP32:
-            drift = Drift(**row["drift"])
+            drift, nearest = Drift(**row["drift"]), Drift(**row["drift_nearest"])
             lost = "" if drift.pixel_ap_drop is None else f"{drift.pixel_ap_drop:+.4f}"
             table.add_row(
                 name, f"{row['int8_share']:.0%}", f"{row['two_term_share']:.0%}", f"{drift.score_mean:.4f}",
                 f"{drift.map_cosine_mean:.4f}", lost, f"{fp32_ms / row['processor_ms']:.2f}",
+                f"{nearest.score_mean:.4f}", f"{nearest.map_cosine_mean:.4f}",
             )  # fmt: skip
     console.print(table)
 

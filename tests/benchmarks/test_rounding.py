@@ -43,7 +43,8 @@ def test_every_way_has_drift_and_time(
     assert {row["int8_share"] for row in ours.values()} == {rows["everything"]["int8_share"]}
     assert rows["and everything in two terms"]["two_term_share"] == rows["everything"]["int8_share"]
     assert rows["everything"]["two_term_share"] == 0
-    moved = [row["drift"]["map_max"] for row in ours.values()]
-    assert moved[-1] < moved[0]
+    for drift in ("drift", "drift_nearest"):
+        moved = [row[drift]["map_max"] for row in ours.values()]
+        assert moved[-1] < moved[0]
     assert all(row["processor_ms"] > 0 for row in rows.values())
     assert "INT8 with" in capsys.readouterr().err

@@ -30,10 +30,12 @@ def conv(weight: npt.NDArray[np.float32], **attributes: object) -> onnx.ModelPro
     graph = gs.Graph(opset=OPSET)
     image = gs.Variable("image", np.uint8, (1, 24, 24, 3))
     graph.inputs = [image]
-    (pixels,) = graph.layer(op="Cast", inputs=[image], outputs=["pixels"], attrs={"to": onnx.TensorProto.FLOAT})
-    (planes,) = graph.layer(op="Transpose", inputs=[pixels], outputs=["planes"], attrs={"perm": [0, 3, 1, 2]})
-    (out,) = graph.layer(op="Conv", name="conv", inputs=[planes, weight], outputs=["out"], attrs=attributes)
-    out.dtype = np.float32
+    pixels, planes, out = (gs.Variable(name, np.float32) for name in ("pixels", "planes", "out"))
+    graph.nodes = [
+        gs.Node("Cast", "pixels", {"to": onnx.TensorProto.FLOAT}, [image], [pixels]),
+        gs.Node("Transpose", "planes", {"perm": [0, 3, 1, 2]}, [pixels], [planes]),
+        gs.Node("Conv", "conv", attributes, [planes, gs.Constant("weight", weight)], [out]),
+    ]
     graph.outputs = [out]
     return write_graph(graph)
 
@@ -134,7 +136,7 @@ def test_the_graph_has_them_and_keeps_to_the_rules(model: onnx.ModelProto, image
         quantise(model, ranges, plan),
         draft(model, ranges, plan.in_two_terms(dict.fromkeys(plan.quantised, ""))),
     ):
-        found = {node.name: node.inputs[1].inputs[0] for node in read_graph(graph).nodes if node.op == "Conv"}
+        found = {node.name: node.inputs[1].inputs[0] for node in read_graph(graph).nodes if node.name in weights}
         for name, values in weights.items():
             np.testing.assert_array_equal(found[name].inputs[0].values, values)
             _, scale = quantise_weight(next(n.inputs[1].values for n in read_graph(model).nodes if n.name == name))
