@@ -52,20 +52,25 @@ def round_weights(
 ) -> dict[str, _Values]:
     """INT8 values for the weights of the convolutions `names` of a float deploy graph, for `Ranges.weights`.
 
-    Grouped convolutions are left out: they keep the nearest steps.
+    Left out are grouped convolutions and those that share a weight: they keep the nearest steps.
 
     Args:
         images_bgr_u8: calibration frames as network images (h×w×3), at least one.
         track: wraps frames and convolutions, for a progress bar.
     """
     nodes = {node.name: node for node in read_graph(model).nodes if node.name in names}
-    windows = {name: _Window.of(node) for name, node in nodes.items() if node.attrs.get("group", 1) == 1}
+    windows = {name: _Window.of(node) for name, node in nodes.items() if _has_its_own(node)}
     rounded: dict[str, _Values] = {}
     for few in _passes(windows):
         seen = _together(model, few, images_bgr_u8, track=track)
         for name in track(list(few), "rounding weights"):
             rounded[name] = _rounded(nodes[name].inputs[1].values, seen.pop(name))
     return rounded
+
+
+def _has_its_own(conv: gs.Node) -> bool:
+    """One weight that is of all channels of the input, and nobody else's."""
+    return conv.attrs.get("group", 1) == 1 and len(conv.inputs[1].outputs) == 1
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,16 @@ def test_no_channel_is_worse_than_with_nearest_steps() -> None:
         assert power(one, kept, model) <= 1.1 * power(one, before, model)  # of all places, not those sampled
 
 
+def test_a_weight_that_is_shared_keeps_the_nearest_steps() -> None:
+    """What makes up for errors behind one input does not behind another, and the file has but one initialiser."""
+    graph = read_graph(conv(np.ones((16, 3, 3, 3), np.float32), kernel_shape=[3, 3]))
+    (node,) = (node for node in graph.nodes if node.op == "Conv")
+    twice = gs.Variable("twice", np.float32)
+    graph.nodes.append(gs.Node("Conv", "again", node.attrs, node.inputs, [twice]))
+    graph.outputs = [*graph.outputs, twice]
+    assert round_weights(write_graph(graph), ["conv", "again"], smooth()) == {}
+
+
 def test_kernels_with_many_columns_are_rounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = np.random.default_rng(1).normal(size=(16, 3, 3, 3)).astype(np.float32)
     model = conv(weight, kernel_shape=[3, 3])
