@@ -34,9 +34,9 @@ from .session import GraphSession
 
 ROUNDING_FRAMES = 32  # good ones and such with defects; more samples of fewer frames would be more of the same
 SAMPLES = 128  # places of each convolution's output per frame
-# 3×3 of 128 channels: kernels with more are rounded in parts of so many, which cost its cube each. Twice as many brought
-# nothing on a trained ADPS (mean |Δscore| with all inputs in two terms 0.0008 either way, 0.0051 with nearest steps),
-# half as many 0.0011.
+# 3×3 of 128 channels: kernels with more are rounded in parts of so many, which cost its cube each. Twice as many
+# brought nothing on a trained ADPS (mean |Δscore| with all inputs in two terms 0.0008 either way, 0.0051 with nearest
+# steps), half as many 0.0011.
 COLUMNS = 1152
 DAMPING = 0.01  # of the mean of H's diagonal, added to all of it: directions that no frame shows are not free
 _CHUNK = 64  # columns whose leftovers are handed on together
