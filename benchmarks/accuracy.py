@@ -82,12 +82,12 @@ def main(
     ] = False,
 ) -> None:
     """Run the missing cells one after another, or time those that are there; then write the table of all of them."""
-    from segrd_edge.training.cli import parse_options, parse_preprocess
-
     if latency:
         measure_latency(out, work, threads, category)
         write_table(out)
         return
+    from segrd_edge.training.cli import parse_options, parse_preprocess
+
     preprocess = parse_preprocess(size, "stretch", None, None, tile, Preprocess().overlap)
     settings = Settings(model, textures, minutes, threads, parse_options(option or []), preprocess, int8)
     for name in category or CATEGORIES:

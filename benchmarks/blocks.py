@@ -125,6 +125,10 @@ class Profile:
     run_ms: float
 
     @property
+    def int8_convolutions(self) -> list[Kernel]:
+        return [kernel for kernel in self.kernels if kernel.is_convolution and kernel.is_int8]
+
+    @property
     def between_ms(self) -> float:
         """What no kernel counts: starting them, and the counters themselves."""
         return self.run_ms - sum(kernel.ms for kernel in self.kernels)
@@ -152,8 +156,8 @@ def measure_kernels(
         raise OptionError(
             "OpenVINO is not installed, and its counters are what this shows", fix="pip install 'segrd-edge[openvino]'"
         ) from error
-    core, count = openvino.Core(), max(1, rounds // _SITTINGS)
-    sittings = [_sit(core, graphs, count, threads) for _ in range(min(_SITTINGS, rounds))]
+    core, parts = openvino.Core(), np.array_split(range(rounds), min(_SITTINGS, rounds))
+    sittings = [_sit(core, graphs, len(part), threads) for part in parts]
     by_run_ms = {name: sorted((found[name] for found in sittings), key=lambda p: p.run_ms) for name in graphs}
     return {name: profiles[0 if least else len(profiles) // 2] for name, profiles in by_run_ms.items()}
 

@@ -30,7 +30,7 @@ from segrd_edge.calibration.graph import OPSET, multiply_accumulates, write_grap
 from segrd_edge.console import emit_json, json_option, new_table, print_table, run_command
 from segrd_edge.errors import OptionError
 
-from .blocks import Kernel, Profile, measure_kernels
+from .blocks import Profile, measure_kernels
 
 _INT8 = "int8"
 _SIDE, _ROWS = 32, 2048  # of the references' feature maps and matrices
@@ -41,7 +41,7 @@ _SECOND = "second"
 
 @dataclass(frozen=True)
 class Share:
-    """Where the time of one run goes, in ms. `at_peak` and the five behind it are all of `run`."""
+    """Where the time of one run goes, in ms. `at_peak` and the four behind it are all of `run`."""
 
     gmacs: float  # of all convolutions, those in two terms counted twice
     peak_gmacs_per_s: float
@@ -128,9 +128,9 @@ def account(profile: Profile, macs: Mapping[str, int], peak: float, layer: str) 
         peak: multiply-accumulates per ms.
         layer: what reached it.
     """
-    convolutions = [kernel for kernel in profile.kernels if kernel.is_convolution]
-    in_int8 = [kernel for kernel in convolutions if kernel.is_int8]
-    int8_ms, convolutions_ms = (sum(kernel.ms for kernel in kernels) for kernels in (in_int8, convolutions))
+    in_int8 = profile.int8_convolutions
+    int8_ms = sum(kernel.ms for kernel in in_int8)
+    convolutions_ms = sum(kernel.ms for kernel in profile.kernels if kernel.is_convolution)
     at_peak = sum(macs[kernel.node] for kernel in in_int8) / peak
     return Share(
         gmacs=sum(macs.values()) / 1e9,
@@ -149,10 +149,9 @@ def blocks(profile: Profile, macs: Mapping[str, int], peak: float) -> dict[str, 
     """Block → its convolutions in INT8, those first that lose the most time. Arguments as of `account`."""
     work: defaultdict[str, float] = defaultdict(float)
     times: defaultdict[str, float] = defaultdict(float)
-    for kernel in profile.kernels:
-        if kernel.is_convolution and kernel.is_int8:
-            work[block_of(kernel.node)] += macs[kernel.node]
-            times[block_of(kernel.node)] += kernel.ms
+    for kernel in profile.int8_convolutions:
+        work[block_of(kernel.node)] += macs[kernel.node]
+        times[block_of(kernel.node)] += kernel.ms
     found = {
         name: Block(work[name] / 1e9, ms, work[name] / peak / ms, ms - work[name] / peak) for name, ms in times.items()
     }
@@ -206,12 +205,8 @@ def _scale(name: str, step: float, zero: np.uint8 | np.int8) -> tuple[gs.Constan
 
 def _rate(profile: Profile, macs: int) -> float:
     """Multiply-accumulates per ms of a reference's second layer; 0 where the engine does not run it in INT8."""
-    kernels = [kernel for kernel in profile.kernels if kernel.is_int8 and _is_second(kernel)]
+    kernels = [kernel for kernel in profile.kernels if kernel.is_int8 and kernel.node.startswith(_SECOND)]
     return macs / max((kernel.ms for kernel in kernels), default=np.inf)
-
-
-def _is_second(kernel: Kernel) -> bool:
-    return kernel.node.partition(".")[0] == _SECOND
 
 
 def _share_table(name: str, share: Share) -> Table:

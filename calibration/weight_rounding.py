@@ -90,8 +90,7 @@ class _Window:
     @classmethod
     def of(cls, conv: gs.Node) -> _Window:
         _, channels, *kernel_hw = conv.inputs[1].values.shape
-        places = (conv.attrs.get(name, default) for name, default in (("strides", (1, 1)), ("dilations", (1, 1))))
-        strides, dilations = (tuple(values) for values in places)
+        strides, dilations = (tuple(conv.attrs.get(name, (1, 1))) for name in ("strides", "dilations"))
         pads = tuple(conv.attrs.get("pads", (0, 0, 0, 0)))
         return cls(conv.inputs[0].name, channels, tuple(kernel_hw), strides, dilations, pads)
 
