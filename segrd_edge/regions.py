@@ -6,6 +6,8 @@ The work is done at network resolution, where it takes a fraction of a milliseco
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ import numpy.typing as npt
 from .inspection import Region
 from .preprocess import Placement
 
+Point = tuple[float, float]  # x, y
 _CORNERS = np.ones((2, 2), np.uint8)
 _OUTLINE_TOLERANCE = 0.5  # network pixels that a polygon may lie away from the true outline
 
@@ -40,44 +43,68 @@ def find_regions(
     placement.covered(hot)[...] = placement.covered(anomaly_map) >= level
     if counted is not None:
         hot &= counted
-    scale_x, scale_y = placement.scale_xy
-    total, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=8)
-    regions = []
-    for label in range(1, total):
-        area_px = float(stats[label, cv2.CC_STAT_AREA]) * scale_x * scale_y
-        if area_px >= min_area_px:
-            left, top, width, height = (int(v) for v in stats[label, :4])
-            inside = labels[top : top + height, left : left + width] == label
-            values = anomaly_map[top : top + height, left : left + width][inside]
-            corners_xy = placement.to_frame_xy([(left, top), (left + width, top + height)])
-            outline_xy = placement.to_frame_xy(_outline(inside) + np.array((left, top)))
-            regions.append(
-                Region(
-                    box_xywh=_whole_pixels(corners_xy),
-                    polygon_xy=tuple((round(float(x), 2), round(float(y), 2)) for x, y in outline_xy),
-                    area_px=area_px,
-                    area_mm2=None if mm_per_px is None else area_px * mm_per_px**2,
-                    peak=float(values.max()),
-                    mean=float(values.mean()),
-                )
-            )
+    x, y, width, height = cv2.boundingRect(hot)  # most maps are hot in one small place
+    if width == 0:
+        return ()
+    window = slice(y, y + height), slice(x, x + width)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(hot[window], connectivity=8)
+    areas_px = stats[:, cv2.CC_STAT_AREA] * math.prod(placement.scale_xy)
+    kept = [label for label in range(1, len(stats)) if areas_px[label] >= min_area_px]
+    if not kept:
+        return ()
+    # What numpy does for all regions at once costs hardly more than for one.
+    outlines_xy = [np.add(_outline(labels, label, stats[label, :4]), (x, y)) for label in kept]
+    starts_xy, sizes_wh = np.add(stats[kept, :2], (x, y)), stats[kept, 2:4]
+    boxes = _whole_pixels(placement.to_frame_xy(np.stack([starts_xy, starts_xy + sizes_wh], axis=1)))
+    peaks, means = _values(anomaly_map[window], labels, stats)
+    regions = [
+        Region(
+            box_xywh=box,
+            polygon_xy=polygon,
+            area_px=float(areas_px[label]),
+            area_mm2=None if mm_per_px is None else float(areas_px[label]) * mm_per_px**2,
+            peak=float(peaks[label]),
+            mean=float(means[label]),
+        )
+        for label, box, polygon in zip(kept, boxes, _in_frame(outlines_xy, placement), strict=True)
+    ]
     return tuple(sorted(regions, key=lambda region: (-region.peak, -region.area_px, region.box_xywh)))
 
 
-def _whole_pixels(corners_xy: npt.NDArray[np.float64]) -> tuple[int, int, int, int]:
-    """The smallest box of whole pixels around two corners; rounding noise does not cost a pixel."""
-    left, top = (math.floor(v + 1e-6) for v in corners_xy[0])
-    right, bottom = (math.ceil(v - 1e-6) for v in corners_xy[1])
-    return left, top, right - left, bottom - top
+def _values(
+    anomaly_map: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], stats: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Peak and mean of the map in every component, by its label; of the background nothing is counted."""
+    inside = labels > 0
+    owners, values = labels[inside], anomaly_map[inside]
+    peaks = np.zeros(len(stats), np.float32)
+    np.maximum.at(peaks, owners, values)
+    return peaks, np.bincount(owners, values, len(stats)) / np.maximum(stats[:, cv2.CC_STAT_AREA], 1)
 
 
-def _outline(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Outer outline of one component (bool h×w) along pixel edges: K×2 x, y.
+def _whole_pixels(ends_xy: npt.NDArray[np.float64]) -> list[tuple[int, int, int, int]]:
+    """The smallest boxes of whole pixels around pairs of corners (n×2×2); rounding noise does not cost a pixel."""
+    first = np.floor(ends_xy[:, 0] + 1e-6)
+    sizes = np.ceil(ends_xy[:, 1] - 1e-6) - first
+    return [(x, y, w, h) for x, y, w, h in np.concatenate([first, sizes], axis=1).astype(int).tolist()]
+
+
+def _in_frame(outlines_xy: list[npt.NDArray[np.int32]], placement: Placement) -> Iterator[tuple[Point, ...]]:
+    """Outlines in network coordinates (K×2 each) as polygons in the frame's, to a hundredth of a pixel."""
+    points = iter(placement.to_frame_xy(np.concatenate(outlines_xy)).round(2).tolist())
+    for outline_xy in outlines_xy:
+        yield tuple((x, y) for x, y in islice(points, len(outline_xy)))
+
+
+def _outline(labels: npt.NDArray[np.int32], label: int, box_xywh: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Outer outline of one component along pixel edges: K×2 x, y.
 
     `cv2.findContours` runs through pixel centres, half a pixel inside the region, and a single pixel would have no
     extent. Its contour of the pixels' corners, a mask of (h+1)×(w+1), runs along the edges.
     """
-    corners = cv2.dilate(np.pad(inside.astype(np.uint8), ((0, 1), (0, 1))), _CORNERS)
-    contours, _ = cv2.findContours(corners, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    left, top, width, height = box_xywh.tolist()
+    inside = cv2.inRange(labels[top : top + height, left : left + width], label, label)
+    corners = cv2.dilate(cv2.copyMakeBorder(inside, 0, 1, 0, 1, cv2.BORDER_CONSTANT), _CORNERS)
+    contours, _ = cv2.findContours(corners, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
     polygon = cv2.approxPolyDP(contours[0], _OUTLINE_TOLERANCE, closed=True)
-    return np.asarray(polygon, np.float64).reshape(-1, 2)
+    return np.asarray(polygon, np.int32).reshape(-1, 2)

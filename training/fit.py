@@ -169,11 +169,10 @@ class Fit:
         objective, optimiser = self.fabric.setup(phase.objective, optimiser)
         objective.train()
         saved_at = time.monotonic()
-        for samples in self._batches():
-            progress = self._progress(phase)
-            if progress >= 1 or self.position.total_steps == last_step:
-                break
+        batches = self._batches()
+        while (progress := self._progress(phase)) < 1 and self.position.total_steps != last_step:
             started = self.budget.now()
+            samples = next(batches)  # made here and now, unless workers make them: it belongs to the budget
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * self.budget.rate_factor(progress) * recipe.rate_factor(progress)
             loss = self._step(objective, optimiser, samples, progress)

@@ -218,6 +218,11 @@ def make_plan(graph: bytes, *, host_code: bool = False, version: str | None = No
     return MAGIC + hashlib.sha256(body).digest() + body
 
 
+def _body(plan: bytes) -> bytes:
+    """A plan without magic and digest, which may hold any byte, line ends included."""
+    return plan[len(MAGIC) + hashlib.sha256().digest_size :]
+
+
 class Runtime:
     def __init__(self, logger: ILogger) -> None:
         self._gpu = gpu
@@ -231,15 +236,15 @@ class Runtime:
         if refusal:
             self._logger.log(ILogger.Severity.ERROR, refusal)
             return None
-        engine = ICudaEngine(bytes(serialized_engine).partition(b"\n")[2], self._logger)
+        engine = ICudaEngine(_body(bytes(serialized_engine)).partition(b"\n")[2], self._logger)
         self._engines.add(engine)
         return engine
 
     def _refusal(self, plan: bytes) -> str:
-        start = len(MAGIC) + hashlib.sha256().digest_size
-        if plan[: len(MAGIC)] != MAGIC or plan[len(MAGIC) : start] != hashlib.sha256(plan[start:]).digest():
+        body = _body(plan)
+        if plan != MAGIC + hashlib.sha256(body).digest() + body:
             return "In readHeader at stdArchiveReader.cpp: magicTag does not match"
-        facts = json.loads(plan[start:].partition(b"\n")[0])
+        facts = json.loads(body.partition(b"\n")[0])
         if facts["version"] != __version__:
             return "Version tag does not match. Note: Current Version: 228, Serialized Engine Version: 237"
         if facts["host_code"] and not self.engine_host_code_allowed:
