@@ -67,6 +67,10 @@ class Budget:
         turned = 0.0 if drift.pairs_turned is None else drift.pairs_turned / max(self.pairs_turned, _SMALL)
         return max(turned**2, self.noise(drift))
 
+    def rank(self, drift: Drift) -> tuple[bool, float]:
+        """What to order drifts by: those within all limits go first, then what takes less of the budget."""
+        return not self.allows(drift), self.cost(drift)
+
     def noise(self, drift: Drift) -> float:
         """`cost` without the pairs, of which a dozen frames have too few."""
         shift = drift.score_mean / max(self.score_shift, _SMALL)

@@ -48,8 +48,8 @@ def nearer(plain: Calibration, tuned: Calibration, minutes: float, steps: int) -
         plain: of the network before.
         tuned: of the network after `steps` in `minutes`, by the same plan, its drift measured from plain's reference.
     """
-    cost = plain.budget.cost
-    is_taken = cost(tuned.drift) < cost(plain.drift)
+    rank = plain.budget.rank
+    is_taken = rank(tuned.drift) < rank(plain.drift)
     record = FineTuning(minutes, steps, plain.drift, tuned.drift, is_taken)
     if not is_taken:
         return replace(plain, fine_tuning=record)

@@ -63,6 +63,6 @@ def with_corrected_biases(
     shifts = output_shifts(trial.model, trial.ranges, taken.plan, trial.on(BIAS_FRAMES).images_bgr_u8, track=track)
     corrected = replace(trial, model=correct_biases(trial.model, shifts))
     drift = corrected(taken.plan)
-    if budget.cost(drift) >= budget.cost(taken.drift):
+    if budget.rank(drift) >= budget.rank(taken.drift):
         return trial, choice
     return corrected, replace(choice, attempts={**choice.attempts, choice.scope: replace(taken, drift=drift)})

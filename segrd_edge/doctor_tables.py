@@ -11,7 +11,6 @@ from rich.table import Table
 from .console import new_table
 
 _INT8_FLAGS = {
-    "avx2": "AVX2",
     "avx512_vnni": "AVX512-VNNI",
     "avx_vnni": "AVX-VNNI",
     "amx_int8": "AMX-INT8",
@@ -167,4 +166,4 @@ def _with_fix(found: dict[str, Any]) -> str:
 
 
 def _listed(flags: list[str]) -> str:
-    return ", ".join(label for flag, label in _INT8_FLAGS.items() if flag in flags) or "none that is fast"
+    return ", ".join(label for flag, label in _INT8_FLAGS.items() if flag in flags) or "none that is fast, so fp32 is taken by itself"

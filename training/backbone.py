@@ -153,5 +153,6 @@ def freeze(module: nn.Module) -> nn.Module:
 
 
 def l2_normalise(x: Tensor) -> Tensor:
-    """Unit length over channels. The floor of 1e-6 survives fp16, where PyTorch's default of 1e-12 becomes zero."""
-    return x / torch.sqrt(x.square().sum(dim=1, keepdim=True)).clamp_min(1e-6)
+    """Unit length over channels, of at least 1e-6. The floor stands under the root, where it keeps the gradient of an
+    all-zero pixel finite."""
+    return x / torch.sqrt(x.square().sum(dim=1, keepdim=True).clamp_min(1e-12))

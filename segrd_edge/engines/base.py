@@ -88,7 +88,6 @@ class Engine(ABC):
     name: ClassVar[str]
     package: ClassVar[str]  # the import name, which is also the distribution's name
     install: ClassVar[str]  # the command that installs it
-    int8_is_faster: ClassVar[bool]  # whether "auto" precision may choose the INT8 graph on this engine
     is_automatic: ClassVar[bool] = True  # whether the engine "auto" may be this one
     # Of a bundle's precisions, those that are worth running here: a processor runs fp16 as float32 with conversions.
     precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
@@ -148,8 +147,13 @@ class Engine(ABC):
     def _choose_precision(cls, bundle: Bundle) -> Precision:
         """The bundle's default, or fp32 where this engine runs INT8 slower than that."""
         default = bundle.manifest.default_precision
-        slow_int8 = default in ("int8", "mixed") and not cls.int8_is_faster
+        slow_int8 = default in ("int8", "mixed") and not cls.int8_is_faster()
         return "fp32" if slow_int8 and "fp32" in bundle.manifest.graphs else default
+
+    @classmethod
+    def int8_is_faster(cls) -> bool:
+        """Whether this engine runs INT8 faster than fp32 on this machine, so that "auto" precision may choose it."""
+        return True
 
     @classmethod
     def is_available(cls) -> bool:

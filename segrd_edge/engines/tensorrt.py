@@ -38,7 +38,6 @@ class TensorRtEngine(Engine):
     name = "tensorrt"
     package = "tensorrt"
     install = library.FLAVOURS["tensorrt"].install
-    int8_is_faster = True
     precisions = ("fp16", "mixed", "fp32", "int8")
 
     def __init__(

@@ -49,9 +49,13 @@ def test_good_and_defect(
     assert abs(top + height - 50) <= 2
 
 
-def test_auto_takes_int8_only_where_it_is_faster(bundle_path: Path) -> None:
+@pytest.mark.parametrize("vnni", [True, False])
+def test_auto_takes_int8_only_where_it_is_faster(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, vnni: bool
+) -> None:
+    monkeypatch.setattr("segrd_edge.engines.openvino.int8_is_exact", lambda: vnni)
     with Detector(bundle_path) as fast, Detector(bundle_path, engine="onnxruntime") as portable:
-        assert (fast.engine, fast.precision) == ("openvino", "int8")
+        assert (fast.engine, fast.precision) == ("openvino", "int8" if vnni else "fp32")
         assert (portable.precision, portable.threshold) == ("fp32", 0.3)
 
 
