@@ -166,4 +166,5 @@ def _with_fix(found: dict[str, Any]) -> str:
 
 
 def _listed(flags: list[str]) -> str:
-    return ", ".join(label for flag, label in _INT8_FLAGS.items() if flag in flags) or "none that is fast, so fp32 is taken by itself"
+    known = ", ".join(label for flag, label in _INT8_FLAGS.items() if flag in flags)
+    return known or "none that is fast, so fp32 is taken by itself"
