@@ -20,7 +20,7 @@ from .counting import Counting
 from .engines import EngineOptions, EngineOutput
 from .engines.base import Memory
 from .errors import EngineError, FrameError, OptionError
-from .frames import PixelOrder, as_frame
+from .frames import PixelOrder, as_pixels, to_bgr
 from .inspection import Inspection, Region
 from .keep_warm import KeepWarm
 from .mapspec import MapSpec
@@ -234,8 +234,8 @@ class Detector:
 
     def _prepare(self, frame: npt.NDArray[Any]) -> _Prepared:
         start = perf_counter()
-        frame_bgr = as_frame(frame, pixel_order=self.pixel_order, value_range=self.value_range)
-        frame_hw = (frame_bgr.shape[0], frame_bgr.shape[1])
+        pixels = as_pixels(frame, value_range=self.value_range)
+        frame_hw = (pixels.shape[0], pixels.shape[1])
         if self._engine.takes_frames and frame_hw != self._engine.input_hw:
             expected_hw = self._engine.input_hw
             raise FrameError(
@@ -246,7 +246,10 @@ class Detector:
         placement = self.preprocess.placement(frame_hw)
         counted = self._counting.at_network_size(placement)
         grid = self.preprocess.grid(placement.size_hw)
-        items = [frame_bgr] if self._engine.takes_frames else grid.cut(self.preprocess.resize(frame_bgr))
+        if self._engine.takes_frames:
+            items = [to_bgr(np.ascontiguousarray(pixels), self.pixel_order)]
+        else:  # channels are put in order at network size, where they are few
+            items = grid.cut(to_bgr(self.preprocess.resize(pixels), self.pixel_order))
         return _Prepared(items, grid, placement, counted, (perf_counter() - start) * 1e3)
 
     def _groups(self, prepared: Sequence[_Prepared]) -> Iterator[list[_Prepared]]:

@@ -37,17 +37,33 @@ def as_frame(
     Raises:
         FrameError: anything that is not such an array, or an empty one.
     """
+    return to_bgr(np.ascontiguousarray(as_pixels(array, value_range=value_range)), pixel_order)
+
+
+def as_pixels(array: Any, *, value_range: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """The first half of `as_frame`: check a frame, and leave its channels and memory layout as they are.
+
+    Returns:
+        uint8 H×W×3, or H×W grey. It shares memory with `array` where that is of uint8.
+
+    Raises:
+        FrameError: as `as_frame`.
+    """
     _check_frame(array, value_range)
-    if array.dtype == np.uint16 and value_range is not None:
-        array = _to_uint8(array, value_range)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    array = np.ascontiguousarray(array)
-    if array.ndim == 2:
-        return np.asarray(cv2.cvtColor(array, cv2.COLOR_GRAY2BGR), np.uint8)
-    if pixel_order == "rgb":
-        return np.asarray(cv2.cvtColor(array, cv2.COLOR_RGB2BGR), np.uint8)
+    if array.dtype == np.uint16 and value_range is not None:
+        return _to_uint8(array, value_range)
     return np.asarray(array, np.uint8)
+
+
+def to_bgr(pixels: npt.NDArray[np.uint8], pixel_order: PixelOrder) -> npt.NDArray[np.uint8]:
+    """The second half: uint8 H×W×3 in `pixel_order`, or H×W grey → H×W×3 BGR, itself where it is that."""
+    if pixels.ndim == 2:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), np.uint8)
+    if pixel_order == "rgb":
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), np.uint8)
+    return pixels
 
 
 def read_frame(path: str | Path, *, value_range: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
@@ -108,7 +124,7 @@ def _check_frame(array: Any, value_range: tuple[int, int] | None) -> None:
 
 
 def _to_uint8(array: npt.NDArray[Any], value_range: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """round(255 · (v − black) / (white − black)), clipped to 0 … 255; half goes to the even neighbour."""
     black, white = value_range
-    # float32 holds every 16-bit value exactly; rint keeps the rounding unbiased
-    scaled = (array.astype(np.float32) - black) * (255.0 / (white - black))
-    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)
+    above = cv2.subtract(np.ascontiguousarray(array), (float(black),) * 4)  # 0 where it would be negative
+    return np.asarray(cv2.convertScaleAbs(above, alpha=255 / (white - black)), np.uint8)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread, current_thread
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ import numpy.typing as npt
 from .detector import Detector
 from .errors import OptionError, PoolError, QueueFullError
 from .inspection import Inspection
+
+if TYPE_CHECKING:
+    import asyncio
 
 _logger = logging.getLogger("segrd_edge")
 Status = Literal["inspected", "dropped", "late", "failed"]
@@ -74,14 +77,16 @@ class DetectorPool:
         inspected   `outcome.inspection` is the result
         dropped     its place was needed for another frame, or the pool was closed without draining
         late        its deadline passed before the engine began with it, so it was not computed
-        failed      `outcome.error` is what `Detector.inspect` raised for this frame; the pool goes on
+        failed      `outcome.error` is what `Detector.inspect` raised for this frame; the pool goes on. Should the
+                    pool's own thread ever end by an error, everything that waits fails, and `submit` raises
 
     A future never raises by itself and cannot be cancelled.
 
     Order: the futures of a camera are fulfilled in the order in which its frames were submitted, also where a newer
     frame is dropped while an older one is in the engine. Cameras do not wait for each other. All futures are fulfilled
     in the pool's thread, between two runs of the engine, and their callbacks (`add_done_callback`) run there: keep
-    these short, and never let one wait for another frame. `asyncio.wrap_future` makes a future awaitable.
+    these short, and never let one wait for another frame. In asyncio, `submit_async` neither copies nor waits in the
+    event loop.
 
     Queues: `max_waiting` frames of a camera may wait; those in the engine are not among them. A frame that is late
     makes room first. Where there is none, `when_full` decides:
@@ -183,6 +188,23 @@ class DetectorPool:
             queue.take(ticket)
         return ticket.future
 
+    async def submit_async(
+        self, camera: str, frame: npt.NDArray[Any], *, deadline_ms: float | None = None
+    ) -> asyncio.Future[Outcome]:
+        """`submit` for asyncio: awaits until the pool has taken the frame, and gives an awaitable for its outcome.
+
+            taken = await pool.submit_async("left", frame)  # grab the next frame meanwhile
+            outcome = await taken
+
+        Submit the frames of one camera from one task. Copying and waiting for room happen in a thread of the loop's.
+
+        Raises:
+            As `submit`.
+        """
+        import asyncio  # a line without an event loop does not load it
+
+        return asyncio.wrap_future(await asyncio.to_thread(self.submit, camera, frame, deadline_ms=deadline_ms))
+
     def counters(self) -> dict[str, CameraCounters]:
         """What became of the frames so far, per camera. A frame counts before its future is fulfilled."""
         with self._condition:
@@ -245,8 +267,24 @@ class DetectorPool:
             )
 
     def _loop(self) -> None:
-        while self._turn():
-            pass
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:
+            self._give_up(error)
+            raise
+
+    def _give_up(self, error: BaseException) -> None:
+        """The pool's thread ends where it should not: every frame gets its outcome all the same."""
+        ended = PoolError(f"the pool's thread ended: {error!r}", fix="make a new DetectorPool; report this error")
+        with self._condition:
+            self._closed = True
+            for camera in self._cameras.values():
+                camera.fail_all(ended)
+            decided = [pair for camera in self._cameras.values() for pair in camera.take_decided()]
+            self._condition.notify_all()
+        for future, outcome in decided:
+            _fulfil(future, outcome)
 
     def _turn(self) -> bool:
         """Inspect what is due and fulfil the futures that can be; False when there is nothing left to do."""
@@ -371,6 +409,13 @@ class _Camera:
         while self.waiting:
             self.waiting.popleft().decide("dropped")
 
+    def fail_all(self, error: Exception) -> None:
+        """What waits, and what is in the engine."""
+        self.waiting.clear()
+        for ticket in self.pending:
+            if ticket.outcome is None:
+                ticket.decide("failed", error=error)
+
     def take_decided(self) -> list[tuple[Future[Outcome], Outcome]]:
         """Futures that are to be fulfilled now, in order; they count as fulfilled."""
         decided = []
@@ -401,7 +446,7 @@ def _milliseconds(name: str, value: float) -> float:
 def _fulfil(future: Future[Outcome], outcome: Outcome) -> None:
     try:
         future.set_result(outcome)
-    except SystemExit:  # of a callback; what else one raises is logged by concurrent.futures
+    except BaseException:  # SystemExit, CancelledError, of a callback; what else one raises concurrent.futures logs
         _logger.exception("a callback of camera %r tried to end the pool's thread", outcome.camera)
 
 

@@ -157,8 +157,18 @@ def test_layout_and_channel_order_do_not_matter(
             detector.inspect(padded[5:125, 7:187]),
             detector.inspect(defect_frame[::-1][::-1]),
             rgb.inspect(defect_frame[..., ::-1]),
+            rgb.inspect(np.ascontiguousarray(defect_frame[..., ::-1])),
         ]
     for result in results:
+        assert result.score == expected.score
+        np.testing.assert_array_equal(result.anomaly_map, expected.anomaly_map)
+
+
+def test_grey_is_what_three_equal_channels_are(detector: Detector, defect_frame: np.ndarray) -> None:
+    grey = defect_frame[..., 1]
+    expected = detector.inspect(np.dstack([grey] * 3))
+    for frame in (grey, grey[..., None], np.ascontiguousarray(grey)):
+        result = detector.inspect(frame)
         assert result.score == expected.score
         np.testing.assert_array_equal(result.anomaly_map, expected.anomaly_map)
 

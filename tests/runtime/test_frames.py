@@ -64,6 +64,16 @@ def test_16_bit_uses_the_stated_range() -> None:
     np.testing.assert_array_equal(as_frame(levels, value_range=(64, 4095))[0, :, 0], [0, 0, 1, 255, 255])
 
 
+@pytest.mark.parametrize("value_range", [(0, 4095), (64, 4095), (0, 65535), (1000, 1001), (300, 60000)])
+def test_16_bit_is_exact_for_every_value(value_range: tuple[int, int]) -> None:
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    black, white = value_range
+    exact = np.clip(np.rint((levels.astype(np.float64) - black) * 255 / (white - black)), 0, 255)
+    np.testing.assert_array_equal(as_frame(levels, value_range=value_range)[..., 0], exact)
+    three = as_frame(np.dstack([levels, levels[::-1], levels]), value_range=value_range)
+    np.testing.assert_array_equal(three, np.dstack([exact, exact[::-1], exact]))
+
+
 @pytest.mark.parametrize("value_range", [(5, 5), (-1, 10), (0, 65536), (10, 5)])
 def test_an_impossible_range_is_refused(value_range: tuple[int, int]) -> None:
     with pytest.raises(FrameError, match="value_range"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
@@ -418,10 +419,18 @@ def test_callbacks_may_submit_and_close_but_not_break_the_pool(caplog: pytest.Lo
     assert "a bug in a callback" in caplog.text
 
 
-def test_a_callback_cannot_end_the_thread_of_the_pool(caplog: pytest.LogCaptureFixture) -> None:
+def _raising(error: BaseException) -> Callable[[object], None]:
+    def callback(_: object) -> None:
+        raise error
+
+    return callback
+
+
+@pytest.mark.parametrize("error", [SystemExit("enough"), asyncio.CancelledError(), KeyboardInterrupt()])
+def test_a_callback_cannot_end_the_thread_of_the_pool(caplog: pytest.LogCaptureFixture, error: BaseException) -> None:
     detector = SteppedDetector()
     with busy_pool(detector, when_full="wait") as (pool, first):
-        first.add_done_callback(lambda _: sys.exit("enough"))
+        first.add_done_callback(_raising(error))
         second = pool.submit("left", frame(1))
         detector.step(2)
         assert told(second) == [("left", 1, "inspected")]
@@ -516,14 +525,59 @@ def test_counters_are_plain_and_start_at_zero() -> None:
         assert [astuple(counters) for counters in pool.counters().values()] == [(0,) * 8 + (None,)] * 2
 
 
-def test_asyncio_awaits_a_frame() -> None:
-    import asyncio
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_should_the_thread_end_every_frame_has_an_outcome() -> None:
+    """By what is no Exception: an exit inside the engine, say."""
+    detector = SteppedDetector(free=True)
+    release = Semaphore(0)
 
-    async def use(pool: DetectorPool) -> Outcome:
-        return await asyncio.wait_for(asyncio.wrap_future(pool.submit("left", frame(5))), LONG_S)
+    def leave(frames: list[np.ndarray]) -> list[Inspection]:
+        release.acquire(timeout=LONG_S)
+        raise SystemExit("inside the engine")
 
-    with DetectorPool(SteppedDetector(free=True), ["left"], when_full="fail") as pool:  # type: ignore[arg-type]
-        assert asyncio.run(use(pool)).status == "inspected"
+    detector.inspect_batch = leave  # type: ignore[method-assign]
+    with DetectorPool(detector, ["left", "right"], when_full="wait", max_waiting=1) as pool:  # type: ignore[arg-type]
+        futures = [pool.submit("left", frame(0))]
+        until(lambda: pool.counters()["left"].pending == 1 and not pool._cameras["left"].waiting)
+        futures += [pool.submit("left", frame(1)), pool.submit("right", frame(2))]
+        with ThreadPoolExecutor() as threads:
+            blocked = threads.submit(pool.submit, "left", frame(3))  # finds no room
+            release.release()
+            with pytest.raises(PoolError, match="closed"):
+                blocked.result(LONG_S)
+        outcomes = [future.result(LONG_S) for future in futures]
+        assert [(o.camera, o.number, o.status) for o in outcomes] == [
+            ("left", 0, "failed"),
+            ("left", 1, "failed"),
+            ("right", 0, "failed"),
+        ]
+        assert "inside the engine" in str(outcomes[0].error)
+        with pytest.raises(PoolError, match="closed"):
+            pool.submit("right", frame(4))
+
+
+def test_asyncio_takes_frames_without_blocking_the_loop() -> None:
+    async def use(pool: DetectorPool, detector: SteppedDetector) -> list[Outcome]:
+        taken = [await pool.submit_async("left", frame(number)) for number in range(2)]  # one runs, one waits
+        third = asyncio.ensure_future(pool.submit_async("left", frame(2)))
+        await asyncio.sleep(0.05)  # goes on although the third finds no room
+        assert not third.done()
+        detector.step(3)
+        taken.append(await asyncio.wait_for(third, LONG_S))
+        return [await asyncio.wait_for(outcome, LONG_S) for outcome in taken]
+
+    detector = SteppedDetector()
+    with DetectorPool(detector, ["left"], when_full="wait", max_waiting=1) as pool:  # type: ignore[arg-type]
+        outcomes = asyncio.run(use(pool, detector))
+    assert [(outcome.number, outcome.status) for outcome in outcomes] == [(n, "inspected") for n in range(3)]
+
+
+def test_asyncio_raises_what_submit_raises() -> None:
+    pool = DetectorPool(SteppedDetector(free=True), ["left"], when_full="fail")  # type: ignore[arg-type]
+    with pool, pytest.raises(OptionError, match="camera 'middle'"):
+        asyncio.run(pool.submit_async("middle", frame(0)))
+    with pytest.raises(PoolError, match="closed"):
+        asyncio.run(pool.submit_async("left", frame(0)))
 
 
 def test_a_program_that_closes_nothing_ends() -> None:

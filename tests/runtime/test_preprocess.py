@@ -30,7 +30,10 @@ def axis_weights(source: int, target: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("source_hw", "target_hw"),
     [
-        ((128, 192), (64, 96)),  # whole ratio
+        ((128, 192), (64, 96)),  # whole ratio, and even: halved at once
+        ((256, 384), (64, 96)),  # halved before it is averaged
+        ((384, 1152), (64, 96)),
+        ((192, 384), (64, 96)),  # odd in height, even in width
         ((101, 157), (64, 96)),  # fractional ratio
         ((300, 40), (64, 96)),  # shrinks in height, grows in width
         ((40, 300), (64, 96)),  # the other way round
@@ -63,6 +66,14 @@ def test_letterbox_keeps_the_aspect_ratio_and_fills_the_border(frame_hw: tuple[i
     place.covered(border)[...] = False
     assert (image[border] == 7).all()
     assert border.sum() == 64 * 96 - inner.shape[0] * inner.shape[1]
+
+
+@pytest.mark.parametrize("frame_hw", [(256, 384), (101, 157), (20, 30), (64, 96)])
+def test_grey_is_resized_as_one_channel_to_the_same_pixels(frame_hw: tuple[int, int]) -> None:
+    grey = np.random.default_rng(3).integers(0, 256, frame_hw, np.uint8)
+    cropped = Preprocess((64, 96), crop_xywh=(2, 1, 25, 18))
+    for preprocess in (Preprocess((64, 96)), Preprocess((64, 96), fit="letterbox"), cropped):
+        np.testing.assert_array_equal(preprocess.resize(grey), preprocess.resize(np.dstack([grey] * 3)))
 
 
 def test_the_network_image_never_aliases_the_frame() -> None:
