@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from segrd_edge.errors import EngineError
 from segrd_edge.machine import cache_folder
-from segrd_edge.tensorrt.store import Store, canonical, sha256
+from segrd_edge.store import Store, canonical, sha256
 
 _logger = logging.getLogger("segrd_edge")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,14 @@ from .distance_detector import (  # noqa: F401  (fixtures)
     tiled_bundle,
 )
 from .fakes.gpu import fake_gpu  # noqa: F401  (fixture)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or fills the user's cache folder, nor does a program that one starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGRD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def pytest_configure(config: pytest.Config) -> None:

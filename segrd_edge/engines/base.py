@@ -141,7 +141,12 @@ class Engine(ABC):
                 "the engine %s runs on the processor: device=%d says nothing to it", cls.name, options.device
             )
         chosen = cls._choose_precision(bundle) if precision == "auto" else bundle.precision(precision)
-        return cls(bundle.graph(chosen), options), chosen
+        return cls._of_bundle(bundle, chosen, options), chosen
+
+    @classmethod
+    def _of_bundle(cls, bundle: Bundle, precision: Precision, options: EngineOptions) -> Engine:
+        """A graph of a bundle, loaded; for an engine that keeps what it makes of graphs."""
+        return cls(bundle.graph(precision), options)
 
     @classmethod
     def _choose_precision(cls, bundle: Bundle) -> Precision:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .base import Engine, EngineOptions, EngineOutput, Port, Ports
+from ..errors import EngineError
+from . import openvino_cache
+from .base import DEFAULT_OPTIONS, Engine, EngineOptions, EngineOutput, Port, Ports
 from .openvino_saturation import int8_is_exact, use_float_where_sums_saturate
 from .openvino_uint8 import use_uint8_activations
 from .signal_stack import signal_stack_kept
 
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from ..manifest import Precision
+
+_logger = logging.getLogger("segrd_edge")
+_WORTH_KEEPING_S = 0.4  # of loading: what takes less is hardly faster read back
 _DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
@@ -48,14 +58,45 @@ class OpenVinoEngine(Engine):
         """With VNNI. Without it, INT8 took as long as fp32 where it was measured (docs/int8.md)."""
         return int8_is_exact()
 
+    def __init__(
+        self, graph: bytes, options: EngineOptions = DEFAULT_OPTIONS, *, compiled: bytes | None = None
+    ) -> None:
+        self._compiled = compiled  # what `exported` gave earlier, in place of the graph
+        super().__init__(graph, options)
+        self._compiled = None
+
+    @classmethod
+    def _of_bundle(cls, bundle: Bundle, precision: Precision, options: EngineOptions) -> Engine:
+        """Compiled earlier on this machine, where that is kept (`openvino_cache`)."""
+        graph_sha256 = bundle.sha256[bundle.manifest.graphs[precision].file]
+        key = openvino_cache.key_of(graph_sha256, cpu_settings(options.threads))
+        if (compiled := openvino_cache.read(key)) is not None:
+            try:
+                return cls(b"", options, compiled=compiled)
+            except EngineError as error:
+                _logger.warning("what OpenVINO compiled earlier is of no use, so it compiles again: %s", error)
+                openvino_cache.forget(key)
+        start = perf_counter()
+        engine = cls(bundle.graph(precision), options)
+        if perf_counter() - start >= _WORTH_KEEPING_S:
+            openvino_cache.keep(key, engine.exported())
+        return engine
+
+    def exported(self) -> bytes:
+        """The compiled graph, to be read back by an engine with the same options on this machine."""
+        return bytes(self._request.get_compiled_model().export_model().getvalue())
+
     def _load(self, graph: bytes, options: EngineOptions) -> Ports:
         import openvino
 
+        settings = cpu_settings(options.threads)
         try:
             with signal_stack_kept():
                 core = openvino.Core()
-                model = prepare(core.read_model(graph))
-                compiled = core.compile_model(model, "CPU", cpu_settings(options.threads))
+                if self._compiled is not None:
+                    compiled = core.import_model(self._compiled, "CPU", settings)
+                else:
+                    compiled = core.compile_model(prepare(core.read_model(graph)), "CPU", settings)
                 self._request: Any = compiled.create_infer_request()
         except RuntimeError as error:
             raise self._graph_error("load", error) from error

@@ -13,7 +13,6 @@
     layers        what the compiler made of each ONNX node
     build         ONNX graph → engine plan
     plan          engine plan → engine, on the GPU
-    store         files with sealed records
     cache         plans and timing caches in the user's cache folder
     prepare       bundle → built, loaded and self-tested engine
     timing        which of several engines is the faster one

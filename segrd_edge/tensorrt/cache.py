@@ -29,11 +29,11 @@ from filelock import FileLock, Timeout
 
 from ..errors import EngineError, OptionError
 from ..machine import cache_folder
+from ..store import Store, as_json, canonical, sha256, writing
 from . import driver, library
 from .build import BuildOptions, BuiltEngine, build
 from .layers import convolution_dtypes
 from .progress import Progress
-from .store import Store, as_json, canonical, sha256, writing
 
 _logger = logging.getLogger("segrd_edge")
 

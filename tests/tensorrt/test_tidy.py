@@ -12,12 +12,12 @@ import pytest
 from filelock import FileLock
 
 from segrd_edge.errors import OptionError
+from segrd_edge.store import Store
 from segrd_edge.tensorrt import cache as cache_module
 from segrd_edge.tensorrt import driver
 from segrd_edge.tensorrt.build import BuildOptions, BuiltEngine
 from segrd_edge.tensorrt.cache import CachedEngine, EngineCache
 from segrd_edge.tensorrt.driver import Gpu
-from segrd_edge.tensorrt.store import Store
 
 RTX = "tensorrt-rtx"
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError
-from ..files import PART_SUFFIX, replacing
+from .errors import EngineError
+from .files import PART_SUFFIX, replacing
 
 _RECORD_VERSION = 1
 _RECORD_SUFFIX = ".json"
