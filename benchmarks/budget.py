@@ -28,6 +28,7 @@ class Timed(Contestant):
     engine: str
     network_hw: tuple[int, int]
     p99_ms: float
+    late: int  # of the samples, those over the budget
     stages_ms: dict[str, float]  # medians: preprocess, engine, postprocess, other
     is_accepted: bool  # False: INT8 that moves the scores too far for the export to make it the default
     basis: Basis | None  # None without metrics
@@ -46,6 +47,7 @@ class Answer:
     """What `judge` came to."""
 
     budget_ms: float
+    samples: int  # inspections of each
     timed: list[Timed]  # fastest first, by p99
     choices: dict[Basis, Choice]  # among what was evaluated on the same images
 
@@ -76,14 +78,14 @@ class Answer:
         return [each for each in self.timed if each is not best and each.is_accepted and each.basis == best.basis]
 
 
-def judge(timed: Sequence[Timed], budget_ms: float) -> Answer:
-    """The answer for at least one graph that was measured."""
+def judge(timed: Sequence[Timed], budget_ms: float, samples: int) -> Answer:
+    """The answer for at least one graph that was measured, `samples` times each."""
     by_time = sorted(timed, key=lambda each: each.limit_ms)
     groups: dict[Basis, list[Timed]] = {}
     for each in by_time:
         if each.is_accepted and each.basis is not None and each.image_auroc is not None:
             groups.setdefault(each.basis, []).append(each)
-    return Answer(budget_ms, by_time, {basis: choose(group, budget_ms) for basis, group in groups.items()})
+    return Answer(budget_ms, samples, by_time, {basis: choose(group, budget_ms) for basis, group in groups.items()})
 
 
 def is_better(a: Contestant, b: Contestant) -> bool:

@@ -76,8 +76,15 @@ def measure_budget(paths: Sequence[Path], settings: Settings, said: Said = lambd
         f"{len(wanted)} to measure, in turn, at least {(settings.rounds or P99_ROUNDS) * SAMPLES_PER_ROUND} samples of "
         "each, for p99"
     )
-    measured = measure_wanted(opened, wanted, frames, threads=settings.threads, rounds=rounds(settings, said))
-    answer = judge(timed(opened, measured["bundles"]), settings.budget_ms)
+    measured = measure_wanted(
+        opened,
+        wanted,
+        frames,
+        threads=settings.threads,
+        rounds=rounds(settings, said),
+        budget_ms=settings.budget_ms,
+    )
+    answer = judge(timed(opened, measured["bundles"]), settings.budget_ms, measured["samples"])
     return answer, _record(answer, measured, settings)
 
 
@@ -168,6 +175,7 @@ def _timed(row: Mapping[str, Any], manifest: Manifest, images: Sequence[Mapping[
         engine=row["engine"],
         network_hw=(row["network_hw"][0], row["network_hw"][1]),
         p99_ms=row["p99_ms"],
+        late=row["late"],
         stages_ms=row["stages_ms"],
         is_accepted=is_accepted(manifest, precision),
         basis=basis(manifest, precision),
@@ -205,7 +213,7 @@ def _record(answer: Answer, measured: Mapping[str, Any], settings: Settings) -> 
         "fitting": len(answer.fitting),
         "headline": headline(answer),
         "best": best,
-        "sentences": sentences(answer, frame_text(measured)),
+        "sentences": sentences(answer, frame_text(measured), settings.threads),
         "threads": settings.threads,
         **measured,
         "bundles": rows,

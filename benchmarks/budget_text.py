@@ -7,6 +7,7 @@ from typing import Any
 
 from .budget import Answer, Timed
 from .choice import Contestant
+from .distribution import most_late
 from .figures import ms
 
 _CROP_SHARE = 0.2  # of the budget; a resize that takes more is worth a word
@@ -37,7 +38,7 @@ def best_of(answer: Answer) -> dict[str, Timed]:
     return {basis.text: choice.best for basis, choice in answer.choices.items() if isinstance(choice.best, Timed)}
 
 
-def sentences(answer: Answer, frame: str) -> list[str]:
+def sentences(answer: Answer, frame: str, threads: int | None = None) -> list[str]:
     """What each step costs, and what the headline does not say. `frame` is WIDTHxHEIGHT of the frames."""
     found = [] if answer.fitting else _ways_down(answer, frame)
     if len(answer.choices) > 1:
@@ -55,7 +56,7 @@ def sentences(answer: Answer, frame: str) -> list[str]:
         found.append(
             f"Not to choose from: {', '.join(refused)}. INT8 moves the scores of the calibration frames too far there."
         )
-    return found
+    return found + [_certainty(each, answer, frame, threads) for each in best_of(answer).values()]
 
 
 def accuracy(contestant: Contestant) -> str:
@@ -152,6 +153,18 @@ def _ways_down(answer: Answer, frame: str) -> list[str]:
         f"segrd-bench --budget {answer.budget_ms:g}ms --frame {frame}"
     )
     return found
+
+
+def _certainty(timed: Timed, answer: Answer, frame: str, threads: int | None) -> str:
+    more = "" if threads is None else f" --threads {threads}"
+    return (
+        f"Of the {answer.samples} inspections of {timed.name} {timed.late or 'none'} took longer than "
+        f"{answer.budget_ms:g} ms. So at most {most_late(timed.late, answer.samples):.1%} of the frames will be late, "
+        "with 95 % confidence, where they come one after the other as here; for a smaller share measure longer "
+        "(--seconds). At the pace of the line: "
+        f"segrd-bench {timed.model} --engine {timed.engine} --precision {timed.precision} --frame {frame}{more} "
+        f"--period {answer.budget_ms:g} --deadline {answer.budget_ms:g}"
+    )
 
 
 def _stages(timed: Timed) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,23 @@ import numpy.typing as npt
 
 # In thousandths, so that ranks are exact.
 PERCENTILES: dict[str, int] = {"p50": 500, "p90": 900, "p99": 990, "p99.9": 999}
+
+
+CONFIDENCE = 0.95
+
+
+def most_late(late: int, samples: int) -> float:
+    """The largest share of late frames that `late` of `samples` inspections still speak for, with 95 % confidence.
+
+    The upper limit of Clopper and Pearson (1934): the share of which so few late ones come up in one of twenty
+    measurements. Of 100 inspections without a late one it is 3 %, not 0; 1 % takes 299 of them.
+    """
+    low, high = late / samples, 1.0
+    for _ in range(50):  # bisection, to the last digits of a double
+        middle = (low + high) / 2
+        chance = sum(math.comb(samples, k) * middle**k * (1 - middle) ** (samples - k) for k in range(late + 1))
+        low, high = (middle, high) if chance > 1 - CONFIDENCE else (low, middle)
+    return high
 
 
 def samples_needed(thousandths: int) -> int:

@@ -53,6 +53,7 @@ def measure_wanted(
     *,
     threads: int | None = None,
     rounds: Iterable[int],
+    budget_ms: float | None = None,
 ) -> dict[str, Any]:
     """Measure graphs of bundles from a frame's bytes to the verdict; ready for JSON, durations in ms.
 
@@ -62,6 +63,7 @@ def measure_wanted(
         frames: what they inspect, in turn.
         threads: processor threads of the engines; None is their own choice.
         rounds: their numbers, from 0; each is a turn of two samples for everything.
+        budget_ms: how long an inspection may take; then it is counted how many took longer.
 
     Raises:
         EngineError: nothing could be loaded.
@@ -87,7 +89,7 @@ def measure_wanted(
         },
         "rounds": len(session.other_cpu),
         "samples": int(measured[0].total.samples_ms.size),
-        "bundles": [_figures(*each) for each in zip(names, network_hw, measured, strict=True)],
+        "bundles": [_figures(*each, budget_ms) for each in zip(names, network_hw, measured, strict=True)],
         "skipped": skipped,
         "noisy_rounds": sum(share is not None and share > QUIET_OTHER_CPU for share in session.other_cpu),
         "environment": {
@@ -99,7 +101,9 @@ def measure_wanted(
     }
 
 
-def _figures(name: str, network_hw: tuple[int, int], latency: ContenderLatency) -> dict[str, Any]:
+def _figures(
+    name: str, network_hw: tuple[int, int], latency: ContenderLatency, budget_ms: float | None
+) -> dict[str, Any]:
     total = latency.total
     p95, p99 = (total.quantile(thousandths) for thousandths in (950, 990))
     return {
@@ -113,6 +117,7 @@ def _figures(name: str, network_hw: tuple[int, int], latency: ContenderLatency) 
         "p99_ms": None if p99 is None else round(p99, 3),
         "min_ms": round(total.min, 3),
         "max_ms": round(total.max, 3),
+        "late": None if budget_ms is None else int((total.samples_ms > budget_ms).sum()),
         "cpu_ms": round(latency.cpu_ms, 3),
         "stages_ms": {stage: round(durations.median, 3) for stage, durations in latency.stages.items()},
     }

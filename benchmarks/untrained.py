@@ -183,7 +183,14 @@ def _measure(waiting: dict[Network, tuple[Bundle, list[Wanted]]], settings: Sett
     wanted = [(network.name, each) for network, (_, several) in waiting.items() for each in several]
     said(f"measuring {len(wanted)} that may keep {settings.budget_ms:g} ms, in turn")
     frames = supply(list(bundles.values()), settings)
-    measured = measure_wanted(bundles, wanted, frames, threads=settings.threads, rounds=rounds(settings, said))
+    measured = measure_wanted(
+        bundles,
+        wanted,
+        frames,
+        threads=settings.threads,
+        rounds=rounds(settings, said),
+        budget_ms=settings.budget_ms,
+    )
     for bundle in bundles.values():
         bundle.path.unlink()
     waiting.clear()

@@ -39,6 +39,7 @@ def made(
     of: Basis | None = PHOTOGRAPHS,
     images: Scored | None = None,
     preprocess_ms: float = 1.0,
+    late: int = 0,
 ) -> Timed:
     return Timed(
         model=model,
@@ -51,10 +52,15 @@ def made(
         engine="openvino",
         network_hw=(64, 64),
         p99_ms=p99_ms,
+        late=late,
         stages_ms={"preprocess": preprocess_ms, "engine": 0.8 * p99_ms - 1, "postprocess": 0.5, "other": 0.5},
         is_accepted=is_accepted,
         basis=of,
     )
+
+
+def judged(found: list[Timed], budget_ms: float) -> Answer:
+    return judge(found, budget_ms, samples=100)
 
 
 def best(answer: Answer) -> list[str]:
@@ -63,10 +69,10 @@ def best(answer: Answer) -> list[str]:
 
 def test_the_most_accurate_within_the_budget_is_taken_by_p99() -> None:
     found = [made("fast", 10, 0.8), made("good", 30, 0.9), made("late", 30.1, 0.99), made("slow", 80, 0.995)]
-    answer = judge(found, 30)
+    answer = judged(found, 30)
     assert best(answer) == ["good"]
     assert [each.model for each in answer.fitting] == ["fast", "good"]
-    assert best(judge(found, 30.1)) == ["late"]
+    assert best(judged(found, 30.1)) == ["late"]
     assert headline(answer) == (
         "Take good at fp32 in openvino: the most accurate within 30 ms by test photographs (20 good, 20 defective): "
         "image AUROC 0.900, pixel AP 0.500, 30.0 ms at p99, 0.000 ms to spare."
@@ -75,7 +81,13 @@ def test_the_most_accurate_within_the_budget_is_taken_by_p99() -> None:
 
 def test_every_step_from_the_best_says_what_it_costs() -> None:
     found = [made("fast", 10, 0.8), made("good", 30, 0.9), made("late", 42, 0.99), made("slow", 80, 0.995)]
-    up, down, stages = sentences(judge(found, 32), "640x480")
+    up, down, stages, certainty = sentences(judged(found, 32), "640x480", threads=2)
+    assert certainty == (
+        "Of the 100 inspections of good at fp32 in openvino none took longer than 32 ms. So at most 3.0% of the frames "
+        "will be late, with 95 % confidence, where they come one after the other as here; for a smaller share measure "
+        "longer (--seconds). At the pace of the line: segrd-bench good --engine openvino --precision fp32 "
+        "--frame 640x480 --threads 2 --period 32 --deadline 32"
+    )
     assert up == (
         "More accurate, and 10.0 ms over the budget: late at fp32 in openvino, image AUROC +0.090, pixel AP +0.000, "
         "42.0 ms. Slower still: slow at fp32 in openvino (80.0 ms)."
@@ -87,28 +99,28 @@ def test_every_step_from_the_best_says_what_it_costs() -> None:
         "Where the 24.0 ms (median) of good at fp32 in openvino go: preprocess 1.00, engine 23.0, postprocess 0.500, "
         "other 0.500."
     )
-    assert sentences(judge(found[:1], 32), "640x480")[0].startswith("Nothing of what is over the budget")
+    assert sentences(judged(found[:1], 32), "640x480")[0].startswith("Nothing of what is over the budget")
 
 
 def test_of_equals_the_fastest_is_taken_and_pixel_ap_decides_between_equal_aurocs() -> None:
-    equals = judge([made("fast", 10, 0.900), made("slow", 20, 0.904)], 30)
+    equals = judged([made("fast", 10, 0.900), made("slow", 20, 0.904)], 30)
     assert best(equals) == ["fast"]
     assert "The images cannot tell it from slow at fp32 in openvino (20.0 ms): of equals, the fastest is taken." in (
         sentences(equals, "640x480")
     )
-    assert best(judge([made("fast", 10, 0.9, 0.5), made("sharp", 20, 0.904, 0.6)], 30)) == ["sharp"]
+    assert best(judged([made("fast", 10, 0.9, 0.5), made("sharp", 20, 0.904, 0.6)], 30)) == ["sharp"]
 
 
 def test_the_single_images_say_what_is_noise() -> None:
     """One of 20 defects missed is 0.05 image AUROC: a difference by the floor, noise by these images."""
     both = [("fast", 10.0, 0.95, 1), ("slow", 20.0, 1.0, 0)]
-    assert best(judge([made(name, t, auroc) for name, t, auroc, _ in both], 30)) == ["slow"]
+    assert best(judged([made(name, t, auroc) for name, t, auroc, _ in both], 30)) == ["slow"]
     by_image = [made(name, t, auroc, images=scored(missed, 0.5)) for name, t, auroc, missed in both]
-    assert best(judge(by_image, 30)) == ["fast"]
+    assert best(judged(by_image, 30)) == ["fast"]
 
 
 def test_nothing_fits() -> None:
-    answer = judge([made("slow", 50), made("fast", 35, preprocess_ms=9)], 30)
+    answer = judged([made("slow", 50), made("fast", 35, preprocess_ms=9)], 30)
     assert answer.fitting == []
     assert answer.nearest.model == "fast"
     assert headline(answer) == (
@@ -123,22 +135,22 @@ def test_nothing_fits() -> None:
 
 def test_refused_int8_is_never_taken_and_never_counts_as_fitting() -> None:
     found = [made("a", 50, 0.9), made("a", 10, 0.9, precision="int8", is_accepted=False)]
-    answer = judge(found, 30)
+    answer = judged(found, 30)
     assert (answer.fitting, answer.nearest) == ([], found[0])
     assert sentences(answer, "64x64")[-1].startswith("Not to choose from: a at int8 in openvino.")
-    assert best(judge(found, 60)) == ["a"]
-    assert best_of(judge(found, 60))[PHOTOGRAPHS.text].precision == "fp32"
+    assert best(judged(found, 60)) == ["a"]
+    assert best_of(judged(found, 60))[PHOTOGRAPHS.text].precision == "fp32"
 
 
 def test_metrics_of_different_images_are_not_compared() -> None:
-    answer = judge([made("a", 10, 0.8), made("b", 20, 0.99, of=SYNTHETIC), made("c", 25, 0.9)], 30)
+    answer = judged([made("a", 10, 0.8), made("b", 20, 0.99, of=SYNTHETIC), made("c", 25, 0.9)], 30)
     assert best(answer) == ["c", "b"]
     assert "These metrics come from different images" in sentences(answer, "64x64")[0]
     assert answer.dearer(answer.timed[0]) == []
 
 
 def test_without_metrics_what_fits_is_known_and_the_best_is_not() -> None:
-    answer = judge([made("a", 10, None, None, of=None), made("b", 40, None, None, of=None)], 30)
+    answer = judged([made("a", 10, None, None, of=None), made("b", 40, None, None, of=None)], 30)
     assert best(answer) == []
     assert headline(answer) == (
         "1 of 2 keep 30 ms, the fastest a at fp32 in openvino with 10.0 ms at p99. Which is the most accurate is not "
@@ -198,7 +210,7 @@ def test_int8_is_accepted_as_the_export_says(manifest_fields: Callable[..., dict
 def test_the_single_scores_are_those_that_segrd_compare_left(
     make_bundle: Callable[..., Path], manifest_fields: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    row = {"bundle": "a", "engine": "openvino", "network_hw": [64, 96], "stages_ms": {}}
+    row = {"bundle": "a", "engine": "openvino", "network_hw": [64, 96], "stages_ms": {}, "late": 0}
     row |= dict.fromkeys(("median_ms", "p95_ms", "p99_ms"), 1.0)
     graphs = fields_with(manifest_fields, metrics=METRICS)["graphs"]
     bundle = Bundle.open(make_bundle(tmp_path / "part.segrd", records=graphs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segrd_edge.benchmarks.distribution import PERCENTILES, Distribution, samples_needed
+from segrd_edge.benchmarks.distribution import PERCENTILES, Distribution, most_late, samples_needed
 
 
 def shuffled(count: int) -> Distribution:
@@ -61,3 +61,17 @@ def test_figures_of_few_samples() -> None:
     single = Distribution.of([2.0])
     assert (single.median, single.std) == (2, None)
     assert single.to_dict()["p50"] is None
+
+
+@pytest.mark.parametrize(
+    ("late", "samples", "expected"),
+    [(0, 100, 1 - 0.05 ** (1 / 100)), (0, 299, 0.01), (1, 100, 0.0466), (5, 100, 0.1023), (3, 3, 1.0)],
+)
+def test_what_so_few_late_ones_speak_for(late: int, samples: int, expected: float) -> None:
+    """The last but one by the tables of Clopper and Pearson's one-sided limit, as scipy.stats.beta gives it."""
+    from scipy.stats import beta
+
+    found = most_late(late, samples)
+    assert found == pytest.approx(expected, abs=1e-4)
+    if late < samples:
+        assert found == pytest.approx(beta.ppf(0.95, late + 1, samples - late), abs=1e-9)

@@ -55,7 +55,7 @@ def tried(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Bundle.open(path)
 
     def measure(
-        bundles: dict[str, Bundle], wanted: Sequence[tuple[str, Wanted]], frames: Any, *, threads: Any, rounds: Any
+        bundles: dict[str, Bundle], wanted: Sequence[tuple[str, Wanted]], frames: Any, **_: Any
     ) -> dict[str, Any]:
         order.append(" + ".join(dict.fromkeys(name for name, _ in wanted)))
         rows = []
