@@ -92,13 +92,16 @@ class Calibration:
 
     @property
     def better_method(self) -> Method | None:
-        """The way to find scales that takes the least of the budget, where it keeps to all limits and takes clearly
-        less than the taken one."""
+        """The way to find scales that takes the least of the budget, where it keeps to all limits, takes clearly less
+        than the taken one, and does nothing worse that a limit is about."""
         taken = next(iter(self.by_method))
-        allowed = [method for method, drift in self.by_method.items() if self.budget.allows(drift) or method == taken]
-        costs = {method: self.budget.cost(self.by_method[method]) for method in allowed}
-        best = min(costs, key=costs.__getitem__)
-        return best if costs[best] < BETTER * costs[taken] else None
+        allowed = {
+            method: self.budget.cost(drift)
+            for method, drift in self.by_method.items()
+            if self.budget.allows(drift) and drift.is_nowhere_worse(self.by_method[taken])
+        }
+        best = min(allowed, key=allowed.__getitem__, default=taken)
+        return best if best != taken and allowed[best] < BETTER * self.budget.cost(self.by_method[taken]) else None
 
     @property
     def is_safe(self) -> bool:

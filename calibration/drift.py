@@ -77,6 +77,17 @@ class Drift:
         """The figures that there are."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
+    def is_nowhere_worse(self, other: Drift) -> bool:
+        """Whether no figure that a `Budget` can limit is worse than `other`'s, of those that both have."""
+        pairs = [
+            (self.score_mean, other.score_mean),
+            (other.map_cosine_mean, self.map_cosine_mean),
+            (self.pairs_turned, other.pairs_turned),
+            (self.pixel_ap_drop, other.pixel_ap_drop),
+            (self.flip_rate, other.flip_rate),
+        ]
+        return all(a <= b for a, b in pairs if a is not None and b is not None)
+
     def __str__(self) -> str:
         turned = "" if self.pairs_turned is None else f", pairs turned {self.pairs_turned:.4f}"
         return f"mean |Δscore| {self.score_mean:.4f}, mean map cosine {self.map_cosine_mean:.4f}{turned}"

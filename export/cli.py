@@ -236,6 +236,8 @@ def _show(result: ExportResult, *, as_json: bool) -> None:
     if len(result.graph_bytes) > 1:
         of_test = f", {evaluation.source}" if evaluation else ""
         text = f"other verdicts: than fp32's, each with its own threshold, on held-out photographs{of_test}"
+        if result.manifest.graphs["fp32"].threshold.is_above_all:
+            text += "; of the held-out ones none can differ: with so few, every threshold lies above all their scores"
         console.print(text, markup=False, soft_wrap=True)
     if evaluation and evaluation.caution:
         console.print(evaluation.caution, markup=False, soft_wrap=True)

@@ -17,7 +17,10 @@ from .report_latency import LatencyTable
 from .report_text import UNKNOWN, megabytes, number, percent, plural, signed, size
 
 _REFERENCE: Precision = "fp32"
-_DRIFT = ("score_mean", "score_max", "map_cosine_mean", "map_cosine_min")
+_DRIFT = (
+    *("score_mean", "score_max", "map_cosine_mean", "map_cosine_min"),
+    *("pairs_turned", "flip_rate", "image_auroc_drop", "pixel_ap_drop"),
+)
 
 
 def precision_section(
@@ -37,6 +40,7 @@ def precision_section(
             _row(name, manifest, evaluations, graph_bytes[name], [_median_ms(latency, e, name) for e in engines])
             for name in manifest.graphs
         ],
+        "above_all": manifest.graphs[_REFERENCE].threshold.is_above_all,
         "agreement": [_agreement(manifest, evaluations, name) for name in others if name in evaluations],
         "int8": _calibration(manifest.calibration, calibration) if manifest.calibration else None,
         "float16": _float16(manifest),
@@ -224,7 +228,10 @@ def _methods(record: CalibrationRecord, calibration: Calibration | None) -> dict
     better = None if calibration is None else calibration.better_method
     return {
         "rows": [(method, _drift_figures(drift)) for method, drift in record.drift_by_method.items()],
-        "advice": "" if better is None else f"{better} moves the results less: segrd-export --calibration {better}.",
+        "advice": ""
+        if better is None
+        else f"{better} moves the results less on these frames, by every figure that the limits are about: add "
+        f"--calibration {better} to the command that made this bundle, and compare the metrics.",
     }
 
 

@@ -91,6 +91,11 @@ class ThresholdRecord(Record):
     histogram: HistogramRecord
     statement: str = Field(default="", description="the same in a sentence")
 
+    @property
+    def is_above_all(self) -> bool:
+        """Whether `value` must lie above every held-out score: a share of so few images is less than one of them."""
+        return self.false_reject * (self.n_good + 1) < 2
+
 
 class NodeReason(Record):
     node: str

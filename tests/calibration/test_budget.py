@@ -49,6 +49,13 @@ def test_cost_counts_pairs_and_noise_does_not() -> None:
     assert budget.cost(drift(0.02, pairs_turned=0.001)) == pytest.approx(1)  # the dearer of the two
 
 
+def test_what_is_within_all_limits_goes_before_what_takes_less_of_the_budget() -> None:
+    budget = Budget(flip_rate=0.05)
+    within, beyond, worse = drift(0.009), drift(0.002, flip_rate=0.1), drift(0.008, flip_rate=0.2)
+    assert budget.cost(beyond) < budget.cost(within)
+    assert sorted([beyond, worse, within], key=budget.rank) == [within, beyond, worse]
+
+
 @pytest.mark.parametrize(
     "limits", [{"score_shift": -0.1}, {"pairs_turned": 2}, {"ap_drop": 1.5}, {"flip_rate": 2}, {"speedup": 0.5}]
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -113,3 +115,21 @@ def test_pairs_that_turn_bound_what_image_auroc_can_change() -> None:
     tied = measure_drift(reference, outputs(0.1, 0.4, 0.4, 0.6), truth=truth)
     assert (tied.pairs_turned, tied.image_auroc_drop) == (1 / 8, -1 / 8)
     assert str(swapped).endswith(", pairs turned 0.5000")
+
+
+@pytest.mark.parametrize(
+    ("worse", "expected"),
+    [
+        ({}, True),
+        ({"score_mean": 0.02}, False),
+        ({"map_cosine_mean": 0.98}, False),
+        ({"pairs_turned": 0.002}, False),
+        ({"pixel_ap_drop": 0.1}, False),
+        ({"flip_rate": 0.2}, False),
+        ({"flip_rate": None}, True),  # not known of both
+        ({"score_max": 1.0}, True),  # no limit is about it
+    ],
+)
+def test_nowhere_worse(worse: dict[str, float | None], expected: bool) -> None:
+    one = Drift(0.01, 0.02, 0.99, 0.98, 0.1, 0.0, 0.0, 0.1, 0.001)
+    assert replace(one, **worse).is_nowhere_worse(one) == expected
