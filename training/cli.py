@@ -27,7 +27,10 @@ def train(
         str, typer.Option(help="Model to train: adps, destseg, segrdpp, nferd, rbd, rd, rdpp or stfpm.")
     ] = "adps",
     minutes: Annotated[float | None, typer.Option(help="Train for so many minutes.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Train for so many steps (published: 5000).")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Train for so many steps, by the published recipe. Default: as long as the model's paper."),
+    ] = None,
     teacher: Annotated[
         str, typer.Option(help="edge (shipped), imagenet (downloaded), or a state dict's path.")
     ] = "edge",
@@ -65,8 +68,8 @@ def train(
     profile: Annotated[
         str | None,
         typer.Option(
-            help="With --model destseg or segrdpp, its segmentation head: accurate (published), balanced or fast. "
-            "Default accurate; with --minutes balanced."
+            help="Size of what judges, of adps, destseg and segrdpp: accurate (published), balanced or fast. Default "
+            "accurate; with --minutes balanced for destseg and segrdpp."
         ),
     ] = None,
     option: Annotated[
@@ -86,32 +89,30 @@ def train(
     from .models import profile_options
     from .run import RunConfig
     from .threshold import parse_rate
-    from .train import default_batch, default_options, with_budget
+    from .train import default_batch, default_options
     from .train import train as train_run
 
-    config = with_budget(
-        RunConfig(
-            data=str(photos),
-            model=model,
-            backbone=backbone,
-            options={
-                **(profile_options(model, profile) if profile else default_options(model, minutes)),
-                **parse_options(option or []),
-            },
-            teacher=teacher,
-            defects=defects,
-            textures=str(textures) if textures else None,
-            foreground=foreground,
-            rotation=one_of("--rotation", rotation, ("none", "small", "full")),
-            preprocess=parse_preprocess(size, fit, value_range, crop, tile, overlap),
-            batch=batch or default_batch(model, minutes),
-            seed=seed,
-            held_out=held_out,
-            false_reject=parse_rate(false_reject),
-            workers=workers,
-        ),
-        steps,
-        minutes,
+    config = RunConfig(
+        data=str(photos),
+        model=model,
+        backbone=backbone,
+        options={
+            **(profile_options(model, profile) if profile else default_options(model, minutes)),
+            **parse_options(option or []),
+        },
+        teacher=teacher,
+        defects=defects,
+        textures=str(textures) if textures else None,
+        foreground=foreground,
+        rotation=one_of("--rotation", rotation, ("none", "small", "full")),
+        preprocess=parse_preprocess(size, fit, value_range, crop, tile, overlap),
+        steps=steps,
+        minutes=minutes,
+        batch=batch or default_batch(model, minutes),
+        seed=seed,
+        held_out=held_out,
+        false_reject=parse_rate(false_reject),
+        workers=workers,
     )
     with training_progress() as listener:
         run = train_run(config, out, resume=resume, skip_bad=skip_bad, listener=listener, said=console.print)

@@ -41,7 +41,7 @@ class RunConfig:
     foreground: bool = True  # keep synthetic defects on the object where the background is plain
     rotation: str = "none"  # "none", "small" (±5°) or "full" (quarter turns and ±5°)
     preprocess: Preprocess = field(default_factory=Preprocess)
-    steps: int | None = None
+    steps: int | None = None  # neither these nor minutes: as long as the model is published with
     minutes: float | None = None
     clock: Literal["wall", "processor"] = "wall"  # of `minutes`, see training.fit.Budget
     batch: int = 32

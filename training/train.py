@@ -21,7 +21,7 @@ from segrd_edge.frames import read_frame
 
 from .data import Photo, PhotoFolder, check, file_sha256, scan
 from .fit import Budget, Fit, Listener, Position, StepReport
-from .models import AnomalyModel, options_for_minutes, own_defects, published_batch
+from .models import AnomalyModel, options_for_minutes, own_defects, published_batch, published_steps
 from .predict import predict
 from .run import Run, RunConfig, create_model, write_json
 from .samples import GoodImages, Rotation, TrainingSamples
@@ -31,7 +31,6 @@ from .threshold import choose_threshold
 
 SYNTHETIC_PICTURES = 12
 MINIMUM_BATCH = 2
-PUBLISHED_STEPS = 5000  # DeSTSeg's, of which a fifth train the student
 
 
 def train(
@@ -61,7 +60,8 @@ def train(
     """
     out = Path(out)
     config = _open_run(config, out, resume)
-    budget = Budget(steps=config.steps, minutes=config.minutes, clock=config.clock)
+    as_published = config.steps is None and config.minutes is None
+    budget = None if as_published else Budget(steps=config.steps, minutes=config.minutes, clock=config.clock)
     if config.batch < MINIMUM_BATCH:
         raise OptionError(
             f"a batch of {config.batch}",
@@ -75,6 +75,10 @@ def train(
     fabric = create_fabric()
     model, teacher_record = create_trainable(config)
     samples = create_samples(config, photos)
+    if budget is None:
+        config = replace(config, steps=published_steps(config.model, len(samples.good.images), config.batch))
+        budget = Budget(steps=config.steps)
+        said(f"{config.steps} steps, as long as the schedule that {config.model} is published with, or its base")
     if fabric.is_global_zero:
         if resume:
             _check_same_photographs(out, folder, photos, held_out)
@@ -259,13 +263,6 @@ class _Log:
     def __exit__(self, *exception: object) -> None:
         self.file.close()
         self.events.close()
-
-
-def with_budget(config: RunConfig, steps: int | None, minutes: float | None) -> RunConfig:
-    """The config with a budget; without any, the published number of steps."""
-    if steps is None and minutes is None:
-        steps = PUBLISHED_STEPS
-    return replace(config, steps=steps, minutes=minutes)
 
 
 def default_options(model: str, minutes: float | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from segrd_edge.calibration.drift import MAP_STEP, SMALLEST_SPAN, Scale, Truth, measure_drift
+from segrd_edge.calibration.drift import MAP_STEP, SMALLEST_SPAN, Drift, Scale, Truth, measure_drift
 from segrd_edge.engines import EngineOutput
 
 

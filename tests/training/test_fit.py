@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,6 +16,7 @@ from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.fit import Budget, StepReport
 from segrd_edge.training.run import Run, RunConfig
+from segrd_edge.training.samples import TrainingSamples
 from segrd_edge.training.train import train
 
 
@@ -67,6 +69,36 @@ def test_minutes_are_kept_and_end_with_a_small_rate(
         assert len(rates) > 10
         assert rates[-1] < 0.1 * max(rates)
         assert max(rates) <= 1e-3
+
+
+def test_making_the_samples_is_part_of_the_budget(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that only samples move, by 0.1 s each: six seconds are sixty samples, fifteen steps of four."""
+    passed = [0.0]
+    item = TrainingSamples.__getitem__
+
+    def slow(samples: TrainingSamples, k: int) -> dict[str, torch.Tensor]:
+        passed[0] += 0.1
+        return item(samples, k)
+
+    monkeypatch.setattr(TrainingSamples, "__getitem__", slow)
+    monkeypatch.setattr("segrd_edge.training.fit.time.monotonic", lambda: passed[0])
+    run = train(replace(config, steps=None, minutes=0.1), tmp_path / "run")
+    assert run is not None
+    assert run.record["steps"] == pytest.approx(15, abs=1)
+
+
+def test_without_a_budget_training_is_as_long_as_published(config: RunConfig, tmp_path: Path) -> None:
+    said: list[str] = []
+    plain = replace(config, model="stfpm", options={}, steps=None)
+    assert train(plain, tmp_path / "run", stop_after=1, said=said.append) is None
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    train_images = len(json.loads((tmp_path / "run" / "data.json").read_text())["train"])
+    assert written["steps"] == 100 * train_images / 4
+    assert any(line.startswith(f"{written['steps']} steps") for line in said)
+    with pytest.raises(OptionError, match="a budget of steps=5 and minutes=1"):
+        train(replace(config, minutes=1), tmp_path / "both")
 
 
 def test_processor_minutes_do_not_count_what_others_take(

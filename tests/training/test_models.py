@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from segrd_edge.errors import OptionError
-from segrd_edge.training.backbone import ResNetFeatures
+from segrd_edge.training.backbone import ResNetFeatures, l2_normalise
 from segrd_edge.training.losses import distillation_loss, flattened_distillation_loss, focal_loss, head_target
-from segrd_edge.training.models import MODELS, build_model
+from segrd_edge.training.models import MODELS, build_model, published_steps
 from segrd_edge.training.models.destseg import PUBLISHED_BATCH, DeSTSeg
 from segrd_edge.training.phases import half_corrupted
 from segrd_edge.training.synthesis import DEFECTS
@@ -255,3 +255,24 @@ def test_unknown_names_and_options() -> None:
         build_model("destseg", head_with=3)
     with pytest.raises(OptionError, match="resnet18, resnet34, wide_resnet50_2"):
         ResNetFeatures("resnet19")
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "batch", "steps"),
+    [
+        ("destseg", 200, 32, 5000),
+        ("segrdpp", 10, 16, 5000),
+        ("adps", 209, 32, 1960),
+        ("rd", 209, 16, 2613),
+        ("stfpm", 8, 32, 25),
+    ],
+)
+def test_a_published_schedule_is_in_steps_or_epochs(name: str, images: int, batch: int, steps: int) -> None:
+    assert published_steps(name, images, batch) == steps
+
+
+def test_an_all_zero_pixel_has_a_finite_gradient() -> None:
+    features = torch.zeros(1, 4, 2, 2, requires_grad=True)
+    l2_normalise(features).sum().backward()
+    assert features.grad is not None
+    assert torch.isfinite(features.grad).all()

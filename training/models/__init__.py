@@ -8,6 +8,7 @@ A model is an `nn.Module` with
     defects: tuple[str, ...] -> the synthetic defects it trains on unless the user chooses (`training.synthesis`),
     batch: int               -> the published batch size.
 It may have
+    epochs: int              -> of the published schedule; without it that is `PUBLISHED_STEPS`.
     profiles: Mapping        -> name of a trade of accuracy for speed → options that make it.
     profile_for_minutes: str -> the one that learns most where there are only minutes to train; beside `profiles`.
 Its parts are named as `training.parts` says, because calibration's scopes go by these names.
@@ -16,6 +17,7 @@ Its parts are named as `training.parts` says, because calibration's scopes go by
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, cast
 
@@ -33,6 +35,8 @@ from .rd import RD
 from .rdpp import RDPlusPlus
 from .segrdpp import SegRDPlusPlus
 from .stfpm import STFPM
+
+PUBLISHED_STEPS = 5000  # DeSTSeg's and SegRD++'s
 
 
 class AnomalyModel(Protocol):
@@ -62,6 +66,16 @@ MODELS: dict[str, type[nn.Module]] = {
 def own_defects(name: str) -> tuple[str, ...]:
     """The synthetic defects that a model trains on unless the user chooses others."""
     return cast("type[AnomalyModel]", _registered(name)).defects
+
+
+def published_steps(name: str, images: int, batch: int) -> int:
+    """The length of the schedule that a model is published with, or where it is a reconstruction, its base.
+
+    Args:
+        images: that it trains on; a schedule in epochs is so many passes over them.
+    """
+    epochs = getattr(_registered(name), "epochs", None)
+    return PUBLISHED_STEPS if epochs is None else math.ceil(epochs * images / batch)
 
 
 def published_batch(name: str) -> int:

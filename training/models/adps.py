@@ -59,6 +59,7 @@ class ADPS(nn.Module):
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
     batch: ClassVar[int] = 32
+    epochs: ClassVar[int] = 300
     profiles: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "accurate": {},
         "balanced": {"head_stride": 2},

@@ -45,6 +45,7 @@ class NFERD(nn.Module):
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)  # its loss never sees them
     batch: ClassVar[int] = 16  # RD's
+    epochs: ClassVar[int] = 200  # RD's
 
     def __init__(
         self,

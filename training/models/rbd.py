@@ -48,6 +48,7 @@ class ReconstructionDistillation(nn.Module):
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)
     batch: ClassVar[int] = 16  # RD's
+    epochs: ClassVar[int] = 200  # RD's
 
     def __init__(
         self,

@@ -35,6 +35,7 @@ class RD(nn.Module):
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)  # its loss never sees them
     batch: ClassVar[int] = 16
+    epochs: ClassVar[int] = 200
 
     def __init__(self, backbone: str = "resnet18", size_hw: tuple[int, int] = (256, 256)) -> None:
         super().__init__()

@@ -4,9 +4,9 @@ RD with projection layers between the teacher and the embedding. They see the cl
 and learn to take the noise out; the rest of the student learns as in RD, on the clean image's projections.
 
 Differences from the published code beside those of RD: the projections are normalised by BatchNorm (`projection_norm`;
-"instance" is published), the transport term is left out because it is zero (`training.parts.projection`), a step sees
-the whole batch instead of two accumulated halves, and the noise is clipped to 8-bit pixels. The paper selects its
-epoch by the test set; here the last step counts.
+"instance" is published) and begin with He's initialisation instead of PyTorch's, the transport term is left out because
+it is zero (`training.parts.projection`), every batch makes a step where the code makes one for every second, and the
+noise is clipped to 8-bit pixels. The paper selects its epoch by the test set; here the last step counts.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class RDPlusPlus(nn.Module):
 
     defects: ClassVar[tuple[str, ...]] = ("simplex",)
     batch: ClassVar[int] = 16
+    epochs: ClassVar[int] = 200  # RD's; the published code has 10 to 300, by category
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """STFPM: student-teacher feature pyramid matching (Wang et al., BMVC 2021), the simplest of the family.
 
 The student has the teacher's architecture and learns, from good images alone, to give the teacher's features. The map
-is the product of the levels' distances. Differences from the published code (gdwang08/STFPM): levels meet at h/4
-with half-pixel centres, the product is drawn back to the scale of one level by its root, and the last step's weights
-are kept where the code selects by a fifth of the images. The recipe for a budget of minutes is ours.
+is the product of the levels' distances. Differences from the published code (gdwang08/STFPM): the product is drawn back
+to the scale of one level by its root before it is enlarged, and the last step's weights are kept where the code selects
+by a fifth of the images. The recipe for a budget of minutes is ours.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class STFPM(nn.Module):
 
     defects: ClassVar[tuple[str, ...]] = ("perlin",)  # its loss never sees them
     batch: ClassVar[int] = 32
+    epochs: ClassVar[int] = 100
 
     def __init__(self, backbone: str = "resnet18", size_hw: tuple[int, int] = (256, 256)) -> None:
         super().__init__()

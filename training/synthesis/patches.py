@@ -3,7 +3,8 @@
 A patch of another photograph, a little larger or smaller, is cloned into the image by solving Poisson's equation: the
 gradients are the patch's, the border is the image's. Structure is in the wrong place, while no edge gives it away; that
 complements foreign textures, which rather look wrong than misplaced. Sizes and counts follow the authors'
-code (hmsch/natural-synthetic-anomalies); the label's tolerance and the even choice of cloning mode are ours.
+code (hmsch/natural-synthetic-anomalies): a gamma-distributed extent, resized and clipped to the same bounds again, and
+a coin for every further patch. The label's tolerance and the even choice of cloning mode are ours.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from .base import Image, Mask
 
 HALF_EXTENT = (0.05, 0.2)  # of the image's side, clipped from a gamma distribution
-GAMMA = (2.0, 0.05)  # shape and scale of that
+GAMMA, LEAST_DRAWN = (2.0, 0.05), 0.03  # shape and scale of that, and what is added to it
 SCALE = (0.7, 1.3)  # of the patch, clipped from a normal distribution around 1
 SCALE_STD = 0.5
 MOST_PATCHES = 4  # the first always, each further one with probability 1/2
@@ -40,7 +41,7 @@ class PatchDefects:
         corrupted = image
         for number in range(MOST_PATCHES):
             if number and rng.random() < 0.5:
-                break
+                continue
             source = self.images[int(rng.integers(len(self.images)))]
             corrupted = _with_patch(corrupted, source, foreground, rng)
         change = np.abs(corrupted.astype(np.int16) - image).max(axis=2) >= VISIBLE_CHANGE
@@ -53,9 +54,12 @@ class PatchDefects:
 def _with_patch(image: Image, source: Image, foreground: Mask | None, rng: np.random.Generator) -> Image:
     """`image` with one patch of `source`; `image` itself where no place on the object was found."""
     height, width = image.shape[:2]
-    size = [max(SMALLEST_PX, int(2 * side * np.clip(rng.gamma(*GAMMA), *HALF_EXTENT))) for side in (height, width)]
+    half = [np.clip(LEAST_DRAWN + rng.gamma(*GAMMA), *HALF_EXTENT) for _ in range(2)]
     scale = float(np.clip(rng.normal(1, SCALE_STD), *SCALE))
-    scaled = [min(max(SMALLEST_PX, int(s * scale)), side) for s, side in zip(size, (height, width), strict=True)]
+    size, scaled = (
+        [max(SMALLEST_PX, int(2 * side * extent)) for side, extent in zip((height, width), extents, strict=True)]
+        for extents in (half, [np.clip(extent * scale, *HALF_EXTENT) for extent in half])
+    )
     origin, place = _place(size, foreground, image, rng), _place(scaled, foreground, image, rng)
     mode = cv2.NORMAL_CLONE if rng.random() < 0.5 else cv2.MIXED_CLONE
     if origin is None or place is None:
