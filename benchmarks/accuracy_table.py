@@ -163,22 +163,27 @@ def _described(cell: dict[str, Any], precision: str) -> str:
 
 
 def _comparison(cells: Sequence[dict[str, Any]]) -> list[str]:
-    """What other settings change against the first label, where both trained the same category and seed; fp32."""
-    labels = sorted({cell["label"] for cell in cells}, key=lambda label: -sum(c["label"] == label for c in cells))
+    """What models, or other settings of one, change, where both trained the same category and seed; fp32."""
     lines = []
-    for label in labels[1:]:
-        lines += [f"## {label} − {labels[0]}, fp32", "", _header(), _rule()]
+    for label, reference in _references(cells).items():
+        others = {(c["category"], c["seed"]): c for c in cells if c["label"] == reference}
+        rows = []
         for cell in (c for c in cells if c["label"] == label):
-            same = [
-                c
-                for c in cells
-                if (c["label"], c["category"], c["seed"]) == (labels[0], cell["category"], cell["seed"])
-            ]
-            for other in same:
+            if (other := others.get((cell["category"], cell["seed"]))) is not None:
                 pairs = [(cell["precisions"]["fp32"].get(c), other["precisions"]["fp32"].get(c)) for c in COLUMNS]
-                lines.append(_row(cell, "fp32", [_difference(a, b) for a, b in pairs], sign="+"))
-        lines.append("")
+                rows.append(_row(cell, "fp32", [_difference(a, b) for a, b in pairs], sign="+"))
+        if rows:
+            lines += [f"## {label} − {reference}, fp32", "", _header(), _rule(), *rows, ""]
     return lines
+
+
+def _references(cells: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Label → the one that it is compared with: of other settings of a model, the model as it is; of models, the one
+    with most cells. Cells that do not name their model are of one and the same."""
+    models = {cell["label"]: cell.get("model", {}).get("name", cell["label"]) for cell in cells}
+    plain = sorted((n for n in models if models[n] == n), key=lambda n: -sum(c["label"] == n for c in cells))
+    references = dict.fromkeys(plain[1:], plain[0])
+    return references | {label: name for label, name in models.items() if label != name and name in plain}
 
 
 def _header() -> str:

@@ -1,7 +1,7 @@
 """Keeps an engine warm between the frames of a triggered line.
 
 After an idle gap the first frame is the slow one: processors and GPUs lower their clocks, and caches go cold. So while
-no frame comes, the engine runs now and then on what its input buffers happen to hold.
+no frame comes, the engine runs now and then, on a blank image.
 """
 
 from __future__ import annotations
