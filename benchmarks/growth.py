@@ -1,8 +1,9 @@
-"""How the cost of a frame grows: with its size, with tiles, cameras and regions, and with the network size.
+"""How the cost of a frame grows: with its size, with tiles, cameras, streams and regions, and with the network size.
 
     python -m segrd_edge.benchmarks.growth bottle.segrd [other-sizes.segrd ...] --out growth.json
 
-Each table is one interleaved run: every row takes its turn in every round, and the figures are medians. Frames are made
+Each table is one interleaved run: every row takes its turn in every round, in alternating order, and the figures are
+medians. Streams are Detectors side by side, each with its share of the cores and a thread of its own. Frames are made
 of the bundle's golden images, so that any size can be had. Tiles are tried on the same bundle, whatever it was trained
 for, because time does not depend on what the network has learned; verdicts are not looked at.
 """
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from threading import Thread
 from time import perf_counter
@@ -25,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from segrd_edge import machine
 from segrd_edge.bundle import Bundle
 from segrd_edge.console import console, new_table, print_table, run_command
 from segrd_edge.detector import Detector
@@ -38,6 +41,7 @@ from .frames import golden_frames
 FRAME_SIDES = (512, 1024, 2048, 4096)
 TILES_PER_SIDE = (1, 2, 3, 4)
 CAMERAS = (1, 2, 4)
+STREAMS = (1, 2, 4, 8)
 REGIONS = (0, 1, 10, 100)
 TILED_SIDE = CAMERA_SIDE = 1024
 FRAMES_PER_CAMERA = 8  # of a round
@@ -66,6 +70,7 @@ def command(
         tables["tiles"] = interleaved(tile_turns(detector, opened), rounds)
         detector.preprocess = preprocess
         tables["cameras"] = interleaved(camera_turns(detector, opened), max(1, rounds // 5))
+        tables["streams"] = streams(opened, detector.engine, detector.precision, max(1, rounds // 5))
         tables["regions"] = interleaved(region_turns(preprocess), rounds)
     if others:
         tables["network size"] = network_sizes([bundle, *others], precision, threads, rounds)
@@ -84,11 +89,12 @@ def command(
 
 
 def interleaved(turns: Mapping[str, Turn], rounds: int) -> list[Row]:
-    """A row for each name with the median of every figure; each takes a turn in every round, after one untimed."""
+    """A row for each name with the median of every figure; each takes a turn in every round, after one untimed. Every
+    other round goes backwards."""
     taken: dict[str, list[Mapping[str, float]]] = {name: [] for name in turns}
     for number in range(rounds + 1):
-        for name, turn in turns.items():
-            figures = turn()
+        for name in list(turns)[:: -1 if number % 2 else 1]:
+            figures = turns[name]()
             if number:
                 taken[name].append(figures)
     return [
@@ -119,6 +125,22 @@ def camera_turns(detector: Detector, bundle: Bundle) -> dict[str, Turn]:
     """More and more cameras, each of which sends a frame as soon as it has the verdict of the one before."""
     frames = golden_frames(bundle, (CAMERA_SIDE, CAMERA_SIDE)).frames
     return {str(count): partial(_cameras, detector, frames, count) for count in CAMERAS}
+
+
+def streams(bundle: Bundle, engine: str, precision: str, rounds: int) -> list[Row]:
+    """One Detector on all cores, two on half of them each, and so on."""
+    cores = machine.cpu()["usable_cores"]
+    frames = golden_frames(bundle, (CAMERA_SIDE, CAMERA_SIDE)).frames
+    turns: dict[str, Turn] = {}
+    with ExitStack() as stack:
+        for count in (count for count in STREAMS if count <= cores):
+            share = cores // count
+            detectors = [
+                stack.enter_context(Detector(bundle, engine=engine, precision=precision, threads=share))
+                for _ in range(count)
+            ]
+            turns[f"{count} of {share} threads"] = partial(_side_by_side, detectors, frames)
+        return interleaved(turns, rounds)
 
 
 def region_turns(preprocess: Preprocess) -> dict[str, Turn]:
@@ -164,17 +186,35 @@ def _cameras(detector: Detector, frames: Sequence[npt.NDArray[np.uint8]], count:
             latencies_ms.append(outcome.latency_ms)
 
     with DetectorPool(detector, names, when_full="wait") as pool:
-        start = perf_counter()
-        threads = [Thread(target=camera, args=(name,)) for name in names]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        seconds = perf_counter() - start
+        seconds = _at_once([Thread(target=camera, args=(name,)) for name in names])
     return {
         "latency ms": float(np.median(latencies_ms)),
         "frames per second, all cameras": count * FRAMES_PER_CAMERA / seconds,
     }
+
+
+def _side_by_side(detectors: Sequence[Detector], frames: Sequence[npt.NDArray[np.uint8]]) -> Mapping[str, float]:
+    latencies_ms: list[float] = []
+
+    def stream(detector: Detector) -> None:
+        found = detector.inspect_many(islice(cycle(frames), FRAMES_PER_CAMERA))
+        latencies_ms.extend(inspection.timings_ms["total"] for inspection in found)
+
+    seconds = _at_once([Thread(target=stream, args=(detector,)) for detector in detectors])
+    return {
+        "latency ms": float(np.median(latencies_ms)),
+        "frames per second, all streams": len(latencies_ms) / seconds,
+    }
+
+
+def _at_once(threads: Sequence[Thread]) -> float:
+    """Seconds until all have ended."""
+    start = perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return perf_counter() - start
 
 
 def _regions(preprocess: Preprocess, count: int) -> Mapping[str, float]:
