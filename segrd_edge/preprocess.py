@@ -11,7 +11,11 @@ makes network images; its map is stitched from theirs.
 
 from __future__ import annotations
 
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import cv2
@@ -24,6 +28,7 @@ from .tiles import TileGrid, tile_grid
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SIZE_MULTIPLE = 32  # the coarsest feature map of the backbones is 1/32 of the image
+_BAND_BYTES = 1_500_000  # of a frame: averaging fewer takes about as long as waking a thread costs
 MOST_OVERLAP = 0.75  # of a tile; every pixel is then computed 16 times
 
 
@@ -277,10 +282,36 @@ def _average(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDAr
     OpenCV halves many times as fast as it averages over anything else. So where both sides shrink by an even factor,
     one halving goes first: of a frame of 1024×1024 to 256×256 that leaves a quarter of the time. Not more than one,
     because each rounds by up to half a level.
+
+    It also averages in a single thread where the result is small, however large the frame. A large one is therefore cut
+    into bands, whose edges lie on pixel edges before and after, one for each of OpenCV's threads.
     """
     height, width = image.shape[:2]
     if height % (2 * size_hw[0]) == 0 and width % (2 * size_hw[1]) == 0:
         image = np.asarray(cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA), np.uint8)
-        if image.shape[:2] == size_hw:
-            return image
-    return np.asarray(cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        height, width = image.shape[:2]
+    if (height, width) == size_hw:
+        return image
+    places = math.gcd(height, size_hw[0])  # where bands may begin
+    count = min(places, cv2.getNumThreads(), image.size // _BAND_BYTES)
+    if count < 2:
+        return np.asarray(cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+    averaged = np.empty((*size_hw, *image.shape[2:]), np.uint8)
+    cuts = [places * i // count for i in range(count + 1)]
+    before, after = ([cut * (side // places) for cut in cuts] for side in (height, size_hw[0]))
+
+    def average_band(i: int) -> None:
+        band = averaged[after[i] : after[i + 1]]
+        band[...] = cv2.resize(image[before[i] : before[i + 1]], band.shape[1::-1], interpolation=cv2.INTER_AREA)
+
+    others = [_threads(os.getpid()).submit(average_band, i) for i in range(1, count)]
+    average_band(0)
+    for other in others:
+        other.result()
+    return averaged
+
+
+@lru_cache(maxsize=1)
+def _threads(process: int) -> ThreadPoolExecutor:
+    """For the bands; of this process, because a fork has none of its parent's threads."""
+    return ThreadPoolExecutor(thread_name_prefix="segrd-resize")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from multiprocessing import get_context
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
+from segrd_edge import preprocess as preprocess_module
 from segrd_edge.errors import FrameError, OptionError
 from segrd_edge.preprocess import Placement, Preprocess, shrink_or_grow
 
@@ -51,6 +54,31 @@ def test_resize_equals_its_definition_within_one_grey_level(
     resized = shrink_or_grow(image, target_hw)
     assert resized.shape == (*target_hw, 3)
     assert np.abs(resized.astype(int) - np.rint(reference)).max() <= 1
+
+
+@pytest.mark.parametrize("frame_hw", [(1000, 1500), (1001, 1500), (1280, 2000), (960, 1400)])
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bands_give_the_same_pixels(
+    frame_hw: tuple[int, int], threads: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "getNumThreads", lambda: threads)
+    monkeypatch.setattr(preprocess_module, "_BAND_BYTES", 1000)
+    shape = frame_hw if channels == 1 else (*frame_hw, channels)
+    frame = np.random.default_rng(4).integers(0, 256, shape, np.uint8)
+    expected = cv2.resize(frame, (96, 64), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(shrink_or_grow(frame, (64, 96)), expected)
+
+
+def test_a_fork_resizes_in_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool of the parent's has no threads in it, and would never answer."""
+    monkeypatch.setattr(cv2, "getNumThreads", lambda: 2)
+    monkeypatch.setattr(preprocess_module, "_BAND_BYTES", 1000)
+    frame = np.random.default_rng(5).integers(0, 256, (1000, 1500, 3), np.uint8)
+    expected = shrink_or_grow(frame, (64, 96))
+    with get_context("fork").Pool(1) as pool:
+        found = pool.apply_async(shrink_or_grow, (frame, (64, 96))).get(timeout=60)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("frame_hw", [(200, 100), (100, 200), (100, 150), (7, 500)])
