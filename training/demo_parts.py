@@ -133,7 +133,7 @@ def render_part(
 def write_demo_dataset(
     folder: str | Path,
     *,
-    train_good: int = 60,
+    train_good: int = 150,
     test_good: int = 20,
     per_defect: int = 8,
     seed: int = 0,
