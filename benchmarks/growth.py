@@ -225,7 +225,7 @@ def _regions(preprocess: Preprocess, count: int) -> Mapping[str, float]:
         cv2.circle(anomaly_map, centre, max(1, min(height, width) // 50), 1.0, cv2.FILLED)
     placement = preprocess.placement((CAMERA_SIDE, CAMERA_SIDE))
     start = perf_counter()
-    found = find_regions(anomaly_map, placement, 0.5)
+    found = find_regions(anomaly_map, placement, 0.5).regions
     milliseconds = (perf_counter() - start) * 1e3
     return {"found": float(len(found)), "regions ms": milliseconds}
 

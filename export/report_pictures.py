@@ -75,7 +75,7 @@ def _heat_picture(frame: _Picture, result: FrameResult, placement: Placement, th
     picture = blend_heat(_shrink(frame), result.anomaly_map, placement, threshold)
     if result.score >= threshold:  # as in an inspection: a frame that is called good has no regions
         scale = picture.shape[1] / placement.frame_hw[1]
-        draw_regions(picture, find_regions(result.anomaly_map, placement, threshold), scale)
+        draw_regions(picture, find_regions(result.anomaly_map, placement, threshold).regions, scale)
     return picture
 
 

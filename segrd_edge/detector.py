@@ -21,11 +21,11 @@ from .engines import EngineOptions, EngineOutput
 from .engines.base import Memory
 from .errors import EngineError, FrameError, OptionError
 from .frames import PixelOrder, as_pixels, to_bgr
-from .inspection import Inspection, Region
+from .inspection import Inspection
 from .keep_warm import KeepWarm
 from .mapspec import MapSpec
 from .preprocess import Placement, Preprocess
-from .regions import find_regions
+from .regions import FoundRegions, find_regions
 from .selftest import SelfTest, self_test
 from .tiles import TileGrid, join, on_tiles
 
@@ -59,6 +59,8 @@ class Detector:
         threshold: scores at or above it are defects; None is the threshold that the bundle states for the precision.
         min_area_px: with a value above 0, a frame is a defect only if a region of at least this many frame pixels
             remains; smaller regions are not reported.
+        max_regions: how many regions of a frame to report at most, those with the highest peaks, so that a frame full
+            of specks takes no longer than the line allows; `Inspection.regions_left_out` counts the others.
         roi_xywh: region of interest in frame pixels (left, top, width, height); nothing outside counts.
         ignore_mask: H×W bool or uint8 of the frame's size; pixels that are not zero do not count.
         mm_per_px: size of a frame pixel in mm, for areas in mm².
@@ -82,6 +84,7 @@ class Detector:
         precision: str = "auto",
         threshold: float | None = None,
         min_area_px: float = 0,
+        max_regions: int = 100,
         roi_xywh: tuple[int, int, int, int] | None = None,
         ignore_mask: npt.NDArray[Any] | None = None,
         mm_per_px: float | None = None,
@@ -98,6 +101,9 @@ class Detector:
         self.preprocess = Preprocess.from_dict(manifest.preprocess)
         self._map_spec = MapSpec(**manifest.map_spec)
         self._min_area_px = _positive("min_area_px", min_area_px, or_zero=True)
+        if max_regions < 1:
+            raise OptionError(f"max_regions={max_regions}", expected="at least 1")
+        self._max_regions = max_regions
         self._mm_per_px = None if mm_per_px is None else _positive("mm_per_px", mm_per_px)
         self._counting = Counting(roi_xywh, ignore_mask)
         self.pixel_order = _pixel_order(pixel_order)
@@ -284,8 +290,9 @@ class Detector:
             score = self._map_spec.score(anomaly_map[counted])
         if not math.isfinite(score):  # NaN would compare as good
             raise EngineError(f"{self.engine} gave the score {score}", fix="run segrd-doctor; export the bundle again")
-        regions = self._regions(anomaly_map, placement, counted) if score >= self.threshold else ()
-        is_defect = score >= self.threshold and (bool(regions) or self._min_area_px == 0)
+        is_above = score >= self.threshold
+        found = self._regions(anomaly_map, placement, counted) if is_above else FoundRegions((), 0)
+        is_defect = is_above and (bool(found.regions) or self._min_area_px == 0)
         end = perf_counter()
         timings_ms = {
             "preprocess": prepared.preprocess_ms,
@@ -299,13 +306,14 @@ class Detector:
             threshold=self.threshold,
             anomaly_map=anomaly_map,
             placement=placement,
-            regions=regions,
+            regions=found.regions,
             timings_ms=timings_ms,
+            regions_left_out=found.left_out,
         )
 
     def _regions(
         self, anomaly_map: npt.NDArray[np.float32], placement: Placement, counted: npt.NDArray[np.bool_] | None
-    ) -> tuple[Region, ...]:
+    ) -> FoundRegions:
         # The mean of the highest pixels reaches the threshold, so the highest does, but for rounding in the mean.
         peak = float((placement.covered(anomaly_map) if counted is None else anomaly_map[counted]).max())
         return find_regions(
@@ -315,6 +323,7 @@ class Detector:
             counted=counted,
             min_area_px=self._min_area_px,
             mm_per_px=self._mm_per_px,
+            most=self._max_regions,
         )
 
 

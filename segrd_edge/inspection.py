@@ -38,6 +38,7 @@ class Inspection:
     placement: Placement  # where the frame lies in the network image, letterbox included
     regions: tuple[Region, ...]  # highest peak first; empty unless the verdict is "defect"
     timings_ms: dict[str, float]  # preprocess, engine, postprocess, total
+    regions_left_out: int = 0  # further regions, beyond the Detector's `max_regions`
 
     @property
     def is_defect(self) -> bool:
@@ -60,5 +61,6 @@ class Inspection:
             "threshold": self.threshold,
             "frame_hw": list(self.frame_hw),
             "regions": [region.to_dict() for region in self.regions],
+            "regions_left_out": self.regions_left_out,
             "timings_ms": self.timings_ms,
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +22,11 @@ _CORNERS = np.ones((2, 2), np.uint8)
 _OUTLINE_TOLERANCE = 0.5  # network pixels that a polygon may lie away from the true outline
 
 
+class FoundRegions(NamedTuple):
+    regions: tuple[Region, ...]  # highest peak first
+    left_out: int  # of those that are large enough
+
+
 def find_regions(
     anomaly_map: npt.NDArray[np.float32],
     placement: Placement,
@@ -29,7 +35,8 @@ def find_regions(
     counted: npt.NDArray[np.bool_] | None = None,
     min_area_px: float = 0,
     mm_per_px: float | None = None,
-) -> tuple[Region, ...]:
+    most: int | None = None,
+) -> FoundRegions:
     """Regions of the map at or above `level`, 8-connected, highest peak first.
 
     Args:
@@ -38,6 +45,7 @@ def find_regions(
         counted: bool h×w, False where the map is to be ignored; None counts all of it.
         min_area_px: smallest area to report, in frame pixels.
         mm_per_px: size of a frame pixel in mm, for `area_mm2`.
+        most: how many to report at most, those with the highest peaks; None: all.
     """
     hot = np.zeros(anomaly_map.shape, np.uint8)
     placement.covered(hot)[...] = placement.covered(anomaly_map) >= level
@@ -45,18 +53,20 @@ def find_regions(
         hot &= counted
     x, y, width, height = cv2.boundingRect(hot)  # most maps are hot in one small place
     if width == 0:
-        return ()
+        return FoundRegions((), 0)
     window = slice(y, y + height), slice(x, x + width)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(hot[window], connectivity=8)
+    peaks, means = _values(anomaly_map[window], labels, stats)
     areas_px = stats[:, cv2.CC_STAT_AREA] * math.prod(placement.scale_xy)
-    kept = [label for label in range(1, len(stats)) if areas_px[label] >= min_area_px]
+    large = np.flatnonzero(areas_px >= min_area_px)
+    large = large[large > 0]  # 0 is what is not hot
+    kept = large[np.argsort(-peaks[large], kind="stable")][:most].tolist()
     if not kept:
-        return ()
+        return FoundRegions((), len(large))
     # What numpy does for all regions at once costs hardly more than for one.
     outlines_xy = [np.add(_outline(labels, label, stats[label, :4]), (x, y)) for label in kept]
     starts_xy, sizes_wh = np.add(stats[kept, :2], (x, y)), stats[kept, 2:4]
     boxes = _whole_pixels(placement.to_frame_xy(np.stack([starts_xy, starts_xy + sizes_wh], axis=1)))
-    peaks, means = _values(anomaly_map[window], labels, stats)
     regions = [
         Region(
             box_xywh=box,
@@ -68,7 +78,8 @@ def find_regions(
         )
         for label, box, polygon in zip(kept, boxes, _in_frame(outlines_xy, placement), strict=True)
     ]
-    return tuple(sorted(regions, key=lambda region: (-region.peak, -region.area_px, region.box_xywh)))
+    regions.sort(key=lambda region: (-region.peak, -region.area_px, region.box_xywh))
+    return FoundRegions(tuple(regions), len(large) - len(kept))
 
 
 def _values(

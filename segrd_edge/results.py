@@ -110,5 +110,11 @@ def _row(name: str, result: Inspection | SegrdError) -> tuple[Any, ...]:
     if isinstance(result, SegrdError):
         return (name, *[""] * (len(_COLUMNS) - 2), result.what)
     largest = max((region.area_px for region in result.regions), default=0)
-    figures = (result.score, result.threshold, len(result.regions), largest, result.timings_ms["total"])
+    figures = (
+        result.score,
+        result.threshold,
+        len(result.regions) + result.regions_left_out,
+        largest,
+        result.timings_ms["total"],
+    )
     return (name, result.verdict, *figures, "")

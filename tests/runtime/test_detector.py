@@ -164,6 +164,23 @@ def test_layout_and_channel_order_do_not_matter(
         np.testing.assert_array_equal(result.anomaly_map, expected.anomaly_map)
 
 
+def test_of_many_regions_the_strongest_are_reported(bundle_path: Path, good_frame: np.ndarray) -> None:
+    specks = good_frame.copy()
+    specks[4::12, 4::12] = 255
+    specks[5::12, 4::12] = 255
+    with (
+        Detector(bundle_path, precision="fp32", threshold=0.01, max_regions=1000) as all_of_them,
+        Detector(bundle_path, precision="fp32", threshold=0.01, max_regions=2) as two,
+    ):
+        found, fewer = all_of_them.inspect(specks), two.inspect(specks)
+    assert (found.regions_left_out, len(fewer.regions)) == (0, 2)
+    assert fewer.regions_left_out == len(found.regions) - 2 > 0
+    assert fewer.regions == found.regions[:2]
+    assert fewer.to_dict()["regions_left_out"] == fewer.regions_left_out
+    with pytest.raises(OptionError, match="max_regions=0"):
+        Detector(bundle_path, max_regions=0)
+
+
 def test_grey_is_what_three_equal_channels_are(detector: Detector, defect_frame: np.ndarray) -> None:
     grey = defect_frame[..., 1]
     expected = detector.inspect(np.dstack([grey] * 3))

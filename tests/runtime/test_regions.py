@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from segrd_edge.inspection import Region
 from segrd_edge.preprocess import Preprocess
-from segrd_edge.regions import find_regions
+from segrd_edge.regions import find_regions as find_all
+
+
+def find_regions(*args: Any, **options: Any) -> tuple[Region, ...]:
+    return find_all(*args, **options).regions
+
 
 PLACE = Preprocess(size_hw=(32, 32)).placement((64, 96))  # 3 frame pixels per network pixel in x, 2 in y
 
@@ -88,3 +96,21 @@ def test_polygon_area_is_close_to_the_regions_area() -> None:
     x, y = np.array(region.polygon_xy).T
     shoelace = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
     assert shoelace == pytest.approx(region.area_px, rel=0.1)  # half a network pixel along the outline
+
+
+@pytest.mark.parametrize(
+    ("most", "min_area_px", "peaks", "left_out"),
+    [
+        (None, 0, [0.9, 0.8, 0.55], 0),
+        (3, 0, [0.9, 0.8, 0.55], 0),
+        (2, 0, [0.9, 0.8], 1),
+        (1, 30, [0.8], 1),  # the region of one pixel is too small to count
+    ],
+)
+def test_those_with_the_highest_peaks_are_reported(
+    most: int | None, min_area_px: float, peaks: list[float], left_out: int
+) -> None:
+    found = find_all(hand_made_map(), PLACE, 0.5, most=most, min_area_px=min_area_px)
+    assert [region.peak for region in found.regions] == pytest.approx(peaks)
+    assert found.left_out == left_out
+    assert found.regions == find_regions(hand_made_map(), PLACE, 0.5, min_area_px=min_area_px)[: len(peaks)]
