@@ -60,7 +60,8 @@ def find_regions(
     areas_px = stats[:, cv2.CC_STAT_AREA] * math.prod(placement.scale_xy)
     large = np.flatnonzero(areas_px >= min_area_px)
     large = large[large > 0]  # 0 is what is not hot
-    kept = large[np.argsort(-peaks[large], kind="stable")][:most].tolist()
+    order = np.lexsort((*stats[large, :2].T[::-1], -areas_px[large], -peaks[large]))  # as they are sorted below
+    kept = large[order][:most].tolist()
     if not kept:
         return FoundRegions((), len(large))
     # What numpy does for all regions at once costs hardly more than for one.
