@@ -1,6 +1,6 @@
 """The accuracy table: train, export and evaluate every category with one equal budget, fp32 against INT8.
 
-    python -m segrd_edge.benchmarks.accuracy ../shared/data --minutes 10 --threads 1 \
+    python -m segrd_edge.benchmarks.accuracy ../shared/data --minutes 8 --threads 1 \
         --teacher ../shared/data/weights/resnet18_imagenet1k_bnfolded_layer1-3.pth --textures ../shared/data/textures
 
 A cell is one category with one seed, one model and one teacher, and its budget is of processor time, all threads
@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,9 +62,12 @@ class Settings:
 def main(
     data: Annotated[Path, typer.Argument(help="Folder that holds the categories, at any depth.")],
     teacher: Annotated[str, typer.Option(help="Teacher, as segrd-train takes it.")] = "edge",
-    model: Annotated[str, typer.Option(help="Model, as segrd-train takes it.")] = "adps",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Model, as segrd-train takes it; repeatable; default all.")
+    ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Name of these settings in file names and the table; default: the model's.")
+        str | None,
+        typer.Option(help="Name of these settings of one model in file names and the table; default: the model's."),
     ] = None,
     textures: Annotated[Path | None, typer.Option(help="Texture folder.")] = None,
     category: Annotated[list[str] | None, typer.Option(help="Category; repeatable; default all.")] = None,
@@ -72,7 +76,9 @@ def main(
     threads: Annotated[int, typer.Option(help="Processor threads of training.")] = 2,
     size: Annotated[str, typer.Option(help="Network size, as segrd-train takes it.")] = "256",
     tile: Annotated[str | None, typer.Option(help="Side of tiles, as segrd-train takes it.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="Model option NAME=VALUE; repeatable.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="MODEL.NAME=VALUE, e.g. destseg.head_width=64; repeatable.")
+    ] = None,
     int8: Annotated[bool, typer.Option(help="Calibrate and evaluate INT8 as well.")] = True,
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("benchmarks/results/accuracy"),
     work: Annotated[Path, typer.Option(help="Where runs and bundles are written.")] = Path("runs/accuracy"),
@@ -86,18 +92,23 @@ def main(
         measure_latency(out, work, threads, category)
         write_table(out)
         return
-    from segrd_edge.training.cli import parse_options, parse_preprocess
+    from segrd_edge.training.cli import parse_preprocess
+    from segrd_edge.training.models import MODELS
 
+    from .compare_cli import options_by_model
+
+    models = list(dict.fromkeys(model or MODELS))
+    if label is not None and len(models) > 1:
+        raise OptionError(f"--label {label} with {len(models)} models", expected="one --model: it names its settings")
+    options = options_by_model(option or [], models)
     preprocess = parse_preprocess(size, "stretch", None, None, tile, Preprocess().overlap)
-    settings = Settings(model, textures, minutes, threads, parse_options(option or []), preprocess, int8)
-    for name in category or CATEGORIES:
-        for number in seed or [0]:
-            cell = Cell(name, find_category(data, name), teacher, number, label or model)
-            if (out / f"{cell.name}.json").is_file():
-                console.print(f"{cell.name}: done before")
-                continue
-            console.print(f"{cell.name}: started {time.strftime('%H:%M:%S')}")
-            run_cell(cell, settings, out, work)
+    for trained, name, number in product(models, category or CATEGORIES, seed or [0]):
+        cell = Cell(name, find_category(data, name), teacher, number, label or trained)
+        if (out / f"{cell.name}.json").is_file():
+            console.print(f"{cell.name}: done before")
+            continue
+        console.print(f"{cell.name}: started {time.strftime('%H:%M:%S')}")
+        run_cell(cell, Settings(trained, textures, minutes, threads, options[trained], preprocess, int8), out, work)
     write_table(out)
 
 

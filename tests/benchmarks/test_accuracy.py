@@ -12,6 +12,7 @@ import pytest
 
 from segrd_edge.benchmarks import accuracy, accuracy_table, side_by_side
 from segrd_edge.errors import OptionError
+from segrd_edge.training.models import MODELS
 
 from .made_up import summary
 
@@ -143,6 +144,7 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     for _ in range(2):
         accuracy.main(
             tmp_path / "data",
+            model=["adps"],
             label="x",
             category=["bottle", "fabric01"],
             seed=[0],
@@ -151,6 +153,20 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
             threads=1,
         )
     assert ran == ["x-bottle-seed0", "x-fabric01-seed0"]
+
+
+def test_one_command_is_the_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data/bottle/train").mkdir(parents=True)
+    ran: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr(accuracy, "run_cell", lambda one, settings, *_: ran.update({one.name: settings.options}))
+    (tmp_path / "out").mkdir()
+    options = ["destseg.head_width=64", "destseg.head_fusion_kernel=1"]
+    accuracy.main(tmp_path / "data", category=["bottle"], option=options, seed=[0], out=tmp_path / "out")
+    assert set(ran) == {f"{name}-bottle-seed0" for name in MODELS}
+    assert ran["destseg-bottle-seed0"] == {"head_width": 64, "head_fusion_kernel": 1}
+    assert ran["adps-bottle-seed0"] == {}
+    with pytest.raises(OptionError, match="--label x with 8 models"):
+        accuracy.main(tmp_path / "data", label="x")
 
 
 def test_an_unknown_category(tmp_path: Path) -> None:
