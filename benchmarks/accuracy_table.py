@@ -182,7 +182,7 @@ def _references(cells: Sequence[dict[str, Any]]) -> dict[str, str]:
     with most cells. Cells that do not name their model are of one and the same."""
     models = {cell["label"]: cell.get("model", {}).get("name", cell["label"]) for cell in cells}
     plain = sorted((n for n in models if models[n] == n), key=lambda n: -sum(c["label"] == n for c in cells))
-    references = dict.fromkeys(plain[1:], plain[0])
+    references = {label: first for first in plain[:1] for label in plain[1:]}
     return references | {label: name for label, name in models.items() if label != name and name in plain}
 
 
