@@ -21,7 +21,7 @@ from .fine_tuning import FineTuning, larger
 from .frames import CalibrationFrame
 from .improve import levelled, with_corrected_biases
 from .ladder import HEAD, PLAN, SCOPES, Attempt, Choice, choose_plan, tried, usable_scopes
-from .methods import BETTER, drift_by_method
+from .methods import BETTER, by_other_methods
 from .plan import Plan
 from .progress import Said, Track, untracked
 from .quantise import quantise, tensors_to_calibrate
@@ -49,6 +49,7 @@ class Calibration:
     speedup: float | None  # fp32's time over INT8's, measured; only where the budget asks for one that is in reach
     largest: dict[str, float]  # largest magnitude of every activation that was observed, whatever INT8 clips
     by_method: dict[Method, Drift]  # of the plan, by the way to find scales: the taken one first, others if wanted
+    other_ranges: Mapping[Method, Ranges]  # of the other ways in `by_method`
     reference: Sequence[EngineOutput]  # what the float graph gave for the frames, and drift is measured from
     fine_tuning: FineTuning | None = None  # where there was one, whether it was taken or not
 
@@ -73,6 +74,10 @@ class Calibration:
     def two_term_share(self) -> float:
         """The part of `int8_share` that runs in two terms."""
         return self.choice.taken.two_term_share
+
+    def by(self, method: Method) -> onnx.ModelProto:
+        """The INT8 graph with scales found in another of the ways in `by_method`."""
+        return quantise(self.float_model, self.other_ranges[method], self.plan)
 
     def beside_float16(self) -> onnx.ModelProto:
         """The INT8 graph with what runs in two terms in float: what float16 layers are put into."""
@@ -202,9 +207,9 @@ def calibrate(
         trial, choice = with_corrected_biases(trial, choice, budget, track=track)
     taken = choice.taken
     quantised = quantise(trial.model, ranges, taken.plan)
-    by_method: dict[Method, Drift] = {settings.method: taken.drift}
+    others: dict[Method, tuple[Ranges, Drift]] = {}
     if compare_methods and trial.model is equalised:  # corrected biases are corrected for the taken method's scales
-        by_method |= drift_by_method(
+        others = by_other_methods(
             trial, taken.plan, settings.method, observed.histograms, settings.percentile, unclipped, track=track
         )
     return Calibration(
@@ -218,7 +223,8 @@ def calibrate(
         choice=choice,
         budget=budget,
         speedup=_speedup(model, quantised, trial, choice, budget),
-        by_method=by_method,
+        by_method={settings.method: taken.drift, **{method: drift for method, (_, drift) in others.items()}},
+        other_ranges={method: found for method, (found, _) in others.items()},
         largest=larger({**observed.largest, **largest}, before),
         reference=reference,
     )

@@ -33,7 +33,7 @@ from segrd_edge.training.synthetic_test import SyntheticFrame, synthetic_frames
 from .deploy import build_deploy_graph
 from .golden import differences, golden_outputs
 from .graphs import ExportGraph, Tune, build_graphs
-from .judge import Judgement, judge
+from .judge import Judgement, evaluate_graph, judge
 from .onnx import export_core
 from .parity import check_parity
 from .record import GOLDEN_FILE, GraphFacts, build_manifest, graph_file
@@ -134,6 +134,7 @@ def export_bundle(
         if reference is None and calibration:
             judgement = replace(judgement, shown_scores=[output.score for output in calibration.reference])
         judgements[precision] = judgement
+    others = _other_methods(run, photographs.test, synthetic, calibration, said) if calibration and evaluate else {}
     for notice in sorted({j.evaluation.notice for j in judgements.values() if j.evaluation and j.evaluation.notice}):
         said(notice)  # the same for every precision
 
@@ -142,7 +143,7 @@ def export_bundle(
     # Of fp32 from torch, of the others from fp32.
     parities = {p: parity if p == "fp32" else differences(graphs, expected, p, run.preprocess) for p in graphs}
     facts = {p: GraphFacts(graph, parities[p], judgements[p]) for p, graph in graphs.items()}
-    manifest = build_manifest(run, out.stem, facts, calibration, len(golden))
+    manifest = build_manifest(run, out.stem, facts, calibration, len(golden), others)
     members = {graph_file(p): graph.model.SerializeToString() for p, graph in graphs.items()}
     write_bundle(out, manifest, {**members, GOLDEN_FILE: npz(expected)})
     return ExportResult(
@@ -219,6 +220,20 @@ def _judge(
         engine=graph.engine,
         reference=reference,
     )
+
+
+def _other_methods(
+    run: Run, test: Sequence[Photo], synthetic: Sequence[SyntheticFrame], calibration: Calibration, said: Said
+) -> dict[str, Evaluation]:
+    """What the same plan would reach with scales found in other ways; nothing without images to evaluate on."""
+    if not (test or synthetic) or not calibration.other_ranges:
+        return {}
+    said(f"scoring the same images with scales by {', '.join(calibration.other_ranges)}")
+    found = {
+        method: evaluate_graph(calibration.by(method), run.preprocess, run.map_spec, test, synthetic)
+        for method in calibration.other_ranges
+    }
+    return {method: evaluation for method, evaluation in found.items() if evaluation is not None}
 
 
 def _find_photographs(run: Run, data: str | Path | None, evaluate: bool) -> _Photographs:

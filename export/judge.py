@@ -70,18 +70,11 @@ def judge(
     """
     loaded = engines.create(engine, graph.SerializeToString())
     on_image = image_predictor(loaded, preprocess, spec)
-
-    def on_frame(frame: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], float]:
-        return on_image(preprocess.resize(frame))
-
     try:
-        scores = [on_frame(read_frame(path, value_range=preprocess.value_range))[1] for path in held_out]
+        frames = (read_frame(path, value_range=preprocess.value_range) for path in held_out)
+        scores = [on_image(preprocess.resize(frame))[1] for frame in frames]
         shown_scores = [on_image(image)[1] for image in shown]
-        evaluation = None
-        if test:
-            evaluation = evaluate_photos(on_frame, preprocess, test)
-        elif synthetic:
-            evaluation = evaluate_frames(on_image, synthetic)
+        evaluation = _evaluate(on_image, preprocess, test, synthetic)
     finally:
         loaded.close()
     defect_scores = evaluation.defect_scores if evaluation and not evaluation.is_synthetic else None
@@ -90,6 +83,29 @@ def judge(
         carried = Reference(reference.threshold, reference.paired_scores, [*scores, *shown_scores])
     threshold = choose_threshold(scores, false_reject=false_reject, defect_scores=defect_scores, reference=carried)
     return Judgement(scores, threshold, evaluation, shown_scores)
+
+
+def evaluate_graph(
+    graph: onnx.ModelProto,
+    preprocess: Preprocess,
+    spec: MapSpec,
+    test: Sequence[Photo],
+    synthetic: Sequence[SyntheticFrame] = (),
+) -> Evaluation | None:
+    """The evaluation alone, in the fastest engine of the processor; arguments as `judge` takes them."""
+    loaded = engines.create("auto", graph.SerializeToString())
+    try:
+        return _evaluate(image_predictor(loaded, preprocess, spec), preprocess, test, synthetic)
+    finally:
+        loaded.close()
+
+
+def _evaluate(
+    on_image: Predictor, preprocess: Preprocess, test: Sequence[Photo], synthetic: Sequence[SyntheticFrame]
+) -> Evaluation | None:
+    if test:
+        return evaluate_photos(lambda frame: on_image(preprocess.resize(frame)), preprocess, test)
+    return evaluate_frames(on_image, synthetic) if synthetic else None
 
 
 def image_predictor(engine: engines.Engine, preprocess: Preprocess, spec: MapSpec) -> Predictor:

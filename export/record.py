@@ -13,6 +13,7 @@ import onnx
 from segrd_edge.calibration.calibrate import Calibration
 from segrd_edge.calibration.graph import OPSET, multiply_accumulates
 from segrd_edge.manifest import Manifest, Precision
+from segrd_edge.training.evaluate import Evaluation
 from segrd_edge.training.run import Run
 
 from .graphs import ExportGraph
@@ -20,6 +21,9 @@ from .judge import Judgement
 from .verdicts import VerdictChanges
 
 GOLDEN_FILE = "golden.npz"
+
+
+METHOD_METRICS = ("image_auroc", "pixel_ap", "aupro")
 
 
 class GraphFacts(NamedTuple):
@@ -36,9 +40,18 @@ def graph_file(precision: Precision) -> str:
 
 
 def build_manifest(
-    run: Run, product: str, graphs: Mapping[Precision, GraphFacts], calibration: Calibration | None, golden_count: int
+    run: Run,
+    product: str,
+    graphs: Mapping[Precision, GraphFacts],
+    calibration: Calibration | None,
+    golden_count: int,
+    other_methods: Mapping[str, Evaluation],
 ) -> Manifest:
-    """The manifest of a bundle with these graphs; on a processor INT8 is the default where it keeps to its budget."""
+    """The manifest of a bundle with these graphs; on a processor INT8 is the default where it keeps to its budget.
+
+    Args:
+        other_methods: how the plan would do with scales found in other ways.
+    """
     default = "int8" if calibration is not None and calibration.is_safe and calibration.is_fast else "fp32"
     fields: dict[str, Any] = {
         "product": product,
@@ -50,7 +63,7 @@ def build_manifest(
         "map_spec": run.map_spec.to_dict(),
         "graphs": {precision: _graph(precision, facts, graphs["fp32"]) for precision, facts in graphs.items()},
         "default_precision": default,
-        "calibration": None if calibration is None else _calibration(run, calibration),
+        "calibration": None if calibration is None else _calibration(run, calibration, other_methods),
         "golden": {"file": GOLDEN_FILE, "count": golden_count},
     }
     return Manifest.model_validate(fields)
@@ -103,7 +116,7 @@ def _graph(precision: Precision, facts: GraphFacts, fp32: GraphFacts) -> dict[st
     }
 
 
-def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
+def _calibration(run: Run, calibration: Calibration, other_methods: Mapping[str, Evaluation]) -> dict[str, Any]:
     recorded = {entry["sha256"]: entry["file"] for entry in run.data["train"]}
     return {
         "method": calibration.ranges.method,
@@ -114,6 +127,10 @@ def _calibration(run: Run, calibration: Calibration) -> dict[str, Any]:
         "scope": calibration.scope,
         "drift": {scope: drift.to_dict() for scope, drift in calibration.trials.items()},
         "drift_by_method": {method: drift.to_dict() for method, drift in calibration.by_method.items()},
+        "metrics_by_method": {
+            method: {name: getattr(found.metrics, name) for name in METHOD_METRICS}
+            for method, found in other_methods.items()
+        },
         "budget": calibration.budget.to_dict(),
         "int8_share": calibration.int8_share,
         "two_term_share": calibration.two_term_share,

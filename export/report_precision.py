@@ -12,6 +12,7 @@ from segrd_edge.manifest import CalibrationRecord, GraphRecord, Manifest, NodeRe
 from segrd_edge.training.evaluate import Evaluation
 
 from . import charts
+from .record import METHOD_METRICS
 from .report_facts import change, module_totals
 from .report_latency import LatencyTable
 from .report_text import UNKNOWN, megabytes, number, percent, plural, signed, size
@@ -42,7 +43,7 @@ def precision_section(
         ],
         "above_all": manifest.graphs[_REFERENCE].threshold.is_above_all,
         "agreement": [_agreement(manifest, evaluations, name) for name in others if name in evaluations],
-        "int8": _calibration(manifest.calibration, calibration) if manifest.calibration else None,
+        "int8": _calibration(manifest.calibration, calibration, evaluations) if manifest.calibration else None,
         "float16": _float16(manifest),
     }
 
@@ -116,7 +117,9 @@ def _agreement(manifest: Manifest, evaluations: Mapping[str, Evaluation], name: 
     }
 
 
-def _calibration(record: CalibrationRecord, calibration: Calibration | None) -> dict[str, Any]:
+def _calibration(
+    record: CalibrationRecord, calibration: Calibration | None, evaluations: Mapping[str, Evaluation]
+) -> dict[str, Any]:
     """Frames by kind, method, convolutions per part of the network, what stays float and why, and the scopes tried."""
     kinds = [frame.kind for frame in record.frames]
     method = _method(record)
@@ -137,7 +140,7 @@ def _calibration(record: CalibrationRecord, calibration: Calibration | None) -> 
         "two_term_reasons": _by_reason(record.two_term),
         "trials": _trials(calibration) if calibration else [],
         "limits": str(Budget(**record.budget)),
-        "methods": _methods(record, calibration),
+        "methods": _methods(record, calibration, evaluations),
         "sensitivity": _sensitivity(record),
         "weights": _weights(record),
         "share": None if record.int8_share is None else percent(record.int8_share),
@@ -223,11 +226,23 @@ def _drift_figures(drift: Mapping[str, float]) -> list[str]:
     return [number(drift.get(name)) for name in _DRIFT]
 
 
-def _methods(record: CalibrationRecord, calibration: Calibration | None) -> dict[str, Any]:
+def _method_metrics(method: str, record: CalibrationRecord, evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Image AUROC, pixel AP and AU-PRO; of what was exported they are the INT8 graph's own."""
+    if method == record.method and "int8" in evaluations:
+        return [number(getattr(evaluations["int8"].metrics, name)) for name in METHOD_METRICS]
+    return [number(record.metrics_by_method.get(method, {}).get(name)) for name in METHOD_METRICS]
+
+
+def _methods(
+    record: CalibrationRecord, calibration: Calibration | None, evaluations: Mapping[str, Evaluation]
+) -> dict[str, Any]:
     """What the other ways to find scales would have done to the same plan, and whether one is clearly better."""
     better = None if calibration is None else calibration.better_method
     return {
-        "rows": [(method, _drift_figures(drift)) for method, drift in record.drift_by_method.items()],
+        "rows": [
+            (method, _drift_figures(drift), _method_metrics(method, record, evaluations))
+            for method, drift in record.drift_by_method.items()
+        ],
         "advice": ""
         if better is None
         else f"{better} moves the results less on these frames, by every figure that the limits are about: add "

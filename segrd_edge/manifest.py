@@ -196,6 +196,11 @@ class CalibrationRecord(Record):
     drift_by_method: dict[str, dict[str, float]] = Field(
         default={}, description="the same of what was exported, by the method that finds the scales; `method` is first"
     )
+    metrics_by_method: dict[str, dict[str, float | None]] = Field(
+        default={},
+        description="image AUROC, pixel AP and AU-PRO of the same plan by the other methods, on the images that the "
+        "graphs' metrics come from",
+    )
     budget: dict[str, float] = Field(
         default={}, description="limits of the drift and of the speed-up, as calibration.budget.Budget has them"
     )

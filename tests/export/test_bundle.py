@@ -102,6 +102,14 @@ def test_the_bundle_opens_and_says_what_happened(run: Run, result: ExportResult)
     assert result.graph_bytes["int8"] < result.graph_bytes["fp32"]
 
 
+def test_the_same_plan_is_scored_with_other_scales(result: ExportResult) -> None:
+    assert result.manifest.calibration is not None
+    found = result.manifest.calibration.metrics_by_method
+    assert list(found) == ["max", "entropy", "mse"]
+    assert all(0 <= metrics["image_auroc"] <= 1 for metrics in found.values() if metrics["image_auroc"] is not None)
+    assert all(set(metrics) == {"image_auroc", "pixel_ap", "aupro"} for metrics in found.values())
+
+
 def test_fp32s_scores_of_the_calibration_frames_are_not_computed_twice(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from segrd_edge.bundle import Bundle, write_bundle
 from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.drift import Drift
 from segrd_edge.doctor import TINY_GRAPH
-from segrd_edge.export import charts, report_latency
+from segrd_edge.export import charts, report_latency, report_text
 from segrd_edge.export.bundle import ExportResult
 from segrd_edge.export.report import _typical_frame, write_report
 from segrd_edge.export.report_facts import Errors, Share, answer, choose_cases, compare, count_errors
@@ -187,11 +187,13 @@ def test_what_int8_does_and_what_else_was_tried_are_shown(make: Any, tmp_path: P
     tuning = {"minutes": 1, "steps": 25, "before": drift, "after": {**drift, "score_mean": 0.0456}, "is_taken": False}
     record = CalibrationRecord.model_validate({
         **result.manifest.calibration.model_dump(), "sensitivity": blocks, "improved": ["bias"], "fine_tuning": tuning,
-        "drift_by_method": {"percentile": drift, "max": {**drift, "score_mean": 0.0088}},
+        "drift_by_method": {"percentile": drift, "max": {**drift, "score_mean": 0.0088, "flip_rate": 0.25}},
+        "metrics_by_method": {"max": {"image_auroc": 0.9125, "pixel_ap": 0.5, "aupro": None}},
     })  # fmt: skip
-    found = _calibration(record, None)
-    assert [(method, figures[0]) for method, figures in found["methods"]["rows"]] == [
-        ("percentile", "0.0123"), ("max", "0.0088"),
+    found = _calibration(record, None, result.evaluations)
+    exported = result.evaluations["int8"].metrics
+    assert [(method, figures[0], figures[5], metrics[0]) for method, figures, metrics in found["methods"]["rows"]] == [
+        ("percentile", "0.0123", "–", report_text.number(exported.image_auroc)), ("max", "0.0088", "0.2500", "0.9125"),
     ]  # fmt: skip
     assert "0.0042, 75 % of the work, INT8" in found["sensitivity"]
     assert "0.0777, 25 % of the work, float" in found["sensitivity"]
@@ -245,11 +247,11 @@ def test_methods_of_calibration_are_counted() -> None:
     }  # fmt: skip
     methods = {"a": "percentile", "b": "max", "d": "percentile"}
     record = CalibrationRecord.model_validate({**fields, "tensor_methods": methods})
-    assert _calibration(record, None)["method"].startswith(
+    assert _calibration(record, None, {})["method"].startswith(
         "auto, by what each does to the output: percentile 99.9 for 2 tensors, max for 1 tensor; concatenated"
     )
     alone = CalibrationRecord.model_validate({**fields, "method": "mse", "percentile": None, "equalised": []})
-    assert _calibration(alone, None)["method"] == "mse"
+    assert _calibration(alone, None, {})["method"] == "mse"
 
 
 def test_what_runs_in_two_terms_is_said_and_explained() -> None:
@@ -258,12 +260,12 @@ def test_what_runs_in_two_terms_is_said_and_explained() -> None:
         "method": "percentile", "percentile": 99.9, "equalised": [], "scope": "search", "drift": {}, "frames": [],
         "quantised": ["head.a", "head.b"], "left_float": [], "sensitivity": [block],
     }  # fmt: skip
-    plain = _calibration(CalibrationRecord.model_validate(fields), None)
+    plain = _calibration(CalibrationRecord.model_validate(fields), None, {})
     assert (plain["two_terms"], plain["two_term_reasons"]) == ([], {})
     assert "100 % of the work, INT8<" in plain["sensitivity"]
     why = {"node": "head.a", "reason": "alone it moves too much"}
     twice = {**fields, "two_term": [why], "two_term_share": 0.25, "float_skips": True, "unclipped": ["x", "y"]}
-    shown = _calibration(CalibrationRecord.model_validate(twice), None)
+    shown = _calibration(CalibrationRecord.model_validate(twice), None, {})
     first, second = shown["two_terms"]
     assert first.startswith("1 convolution, with 25 % of the multiply-accumulates, read their input as the sum")
     assert second == "What skips the residual blocks stays in float."
