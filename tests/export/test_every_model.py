@@ -1,21 +1,25 @@
-"""Every registered model from photographs to the Detector: trained, exported, quantised, run.
+"""Every registered model from photographs to the Detector: trained, exported, quantised, built by TensorRT-RTX, run.
 
-That TensorRT builds each of them in every precision is `test_tensorrt`.
+`test_tensorrt` looks at what that compiler makes of each of them in every precision.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.check import violations
 from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.detector import Detector
 from segrd_edge.export.bundle import export_bundle
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
+from segrd_edge.tensorrt.build import build
+from segrd_edge.tensorrt.layers import convolution_dtypes
 from segrd_edge.training.predict import predict
 from segrd_edge.training.run import RunConfig
 from segrd_edge.training.train import train
@@ -42,6 +46,11 @@ def test_from_photographs_to_the_detector(case: str, photos: Path, tmp_path: Pat
     assert exported.calibration is not None
     assert violations(exported.calibration.model) == []
     assert len(exported.calibration.plan.quantised) > 0.8 * len(exported.calibration.plan.left_float)
+    if find_spec("tensorrt_rtx"):  # Linux on x86-64
+        int8 = Bundle.open(exported.path).graph("int8")
+        dtypes = convolution_dtypes(build(int8, flavour="tensorrt-rtx").layers)
+        quantised = exported.calibration.plan.quantised
+        assert sum(dtypes.get(node) == "Int8" for node in quantised) > 0.8 * len(quantised)  # some are matrix products
     frame = read_frame(next(iter((photos / "test/spot").iterdir())))
     (wanted,) = predict(run.model, run.preprocess, [frame])
     for precision in ("fp32", "int8"):
