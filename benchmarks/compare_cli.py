@@ -20,7 +20,10 @@ _METRICS = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP", "aupro": "AU-P
 def command(
     photos: Annotated[Path, typer.Argument(help="Photographs, as segrd-train takes them.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder of the comparison: runs, bundles, reports and compare.html.")],
-    model: Annotated[list[str] | None, typer.Option(help="Model to compare; repeatable; default all.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Model to compare, or MODEL:PROFILE, e.g. adps:fast; repeatable; default all."),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Training of each model; default 8.")] = None,
     steps: Annotated[int | None, typer.Option(help="Train each model for so many steps instead.")] = None,
     latency_ms: Annotated[
@@ -36,6 +39,8 @@ def command(
     ] = None,
     tile: Annotated[str | None, typer.Option(help="Side of tiles in frame pixels, or HEIGHTxWIDTH.")] = None,
     overlap: Annotated[float, typer.Option(help="Share of a tile that neighbours have in common.")] = 0.25,
+    rotation: Annotated[str, typer.Option(help="Turn training images, as segrd-train does.")] = "none",
+    foreground: Annotated[bool, typer.Option(help="Keep synthetic defects on an object, as segrd-train does.")] = True,
     value_range: Annotated[
         str | None, typer.Option("--range", help="BLACK:WHITE of 16-bit images, e.g. 0:4095.")
     ] = None,
@@ -48,7 +53,8 @@ def command(
         typer.Option(help="Images per step; default is the published batch (32 or 16), or 4 with --minutes on a CPU."),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(help="MODEL.NAME=VALUE, e.g. destseg.head_width=64; repeatable.")
+        list[str] | None,
+        typer.Option(help="MODEL.NAME=VALUE, MODEL as given to --model, e.g. destseg.head_width=64; repeatable."),
     ] = None,
     false_reject: Annotated[str, typer.Option(help="Budget of good parts called defective.")] = "0.5%",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
@@ -58,11 +64,11 @@ def command(
 ) -> None:
     """Train, export and time several models on your photographs, and say which is best for them. The same command again
     goes on where it was stopped."""
-    from segrd_edge.training.cli import parse_preprocess, training_progress
+    from segrd_edge.training.cli import one_of, parse_preprocess, training_progress
     from segrd_edge.training.models import MODELS
     from segrd_edge.training.run import RunConfig
     from segrd_edge.training.threshold import parse_rate
-    from segrd_edge.training.train import default_batch, default_options
+    from segrd_edge.training.train import default_batch
 
     from .compare import PAGE_FILE, Progress, compare
 
@@ -74,23 +80,25 @@ def command(
         teacher=teacher,
         defects=defects,
         textures=str(textures) if textures else None,
+        foreground=foreground,
+        rotation=one_of("--rotation", rotation, ("none", "small", "full")),
         preprocess=parse_preprocess(size, fit, value_range, crop, tile, overlap),
         minutes=minutes,
         steps=steps,
         seed=seed,
         false_reject=parse_rate(false_reject),
     )
-    names = list(dict.fromkeys(model or MODELS))
-    options = options_by_model(option or [], names)
+    entries = list(dict.fromkeys(model or MODELS))
+    options = options_by_model(option or [], entries)
     summary = compare(
         {
-            name: replace(
+            entry.replace(":", "-"): replace(
                 config,
-                model=name,
+                model=(name := entry.partition(":")[0]),
                 batch=batch or default_batch(name, minutes),
-                options={**default_options(name, minutes), **options[name]},
+                options={**_own_options(entry, minutes), **options[entry]},
             )
-            for name in names
+            for entry in entries
         },
         out,
         latency_ms=latency_ms,
@@ -105,6 +113,15 @@ def command(
     console.print(f"page: {out / PAGE_FILE}", markup=False, soft_wrap=True)
     if json:
         emit_json(summary)
+
+
+def _own_options(entry: str, minutes: float | None) -> dict[str, Any]:
+    """Those of MODEL:PROFILE, or of MODEL what segrd-train takes."""
+    from segrd_edge.training.models import profile_options
+    from segrd_edge.training.train import default_options
+
+    name, has_profile, profile = entry.partition(":")
+    return profile_options(name, profile) if has_profile else default_options(name, minutes)
 
 
 def options_by_model(texts: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,6 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -231,20 +230,8 @@ def _compare_command(fitting: Sequence[Network], budget_ms: float) -> str | None
     size = max(network.size for network in fitting)
     words = ["segrd-compare PHOTOS --out compare", f"--size {size}", f"--latency-ms {budget_ms:g}"]
     largest = {network.model: network for network in networks(None, [size])[::-1] if network in fitting}
-    for network in reversed(largest.values()):
-        words.append(f"--model {network.model}")
-        words += [f"--option {network.model}.{name}={value}" for name, value in _whole_profile(network).items()]
+    words += [f"--model {':'.join(filter(None, (each.model, each.profile)))}" for each in reversed(largest.values())]
     return " ".join(words)
-
-
-def _whole_profile(network: Network) -> dict[str, Any]:
-    """A profile with what it leaves at the model's default: segrd-compare begins with another profile."""
-    if network.profile is None:
-        return {}
-    profiles: Mapping[str, Mapping[str, Any]] = getattr(MODELS[network.model], "profiles", {})
-    defaults = signature(MODELS[network.model]).parameters
-    names = dict.fromkeys(name for options in profiles.values() for name in options)
-    return {name: defaults[name].default for name in names} | profile_options(network.model, network.profile)
 
 
 def _row(row: Mapping[str, Any], network: Network, budget_ms: float) -> dict[str, Any]:

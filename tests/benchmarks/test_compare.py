@@ -22,6 +22,7 @@ from segrd_edge.errors import DataError, ThresholdError, TrainingError
 from segrd_edge.export import report_latency
 from segrd_edge.export.bundle import ExportResult, export_bundle
 from segrd_edge.preprocess import Preprocess
+from segrd_edge.training.models import profile_options
 from segrd_edge.training.run import Run, RunConfig
 
 from ..conftest import write_photos
@@ -154,6 +155,9 @@ def cli(*arguments: Any) -> Result:
     [
         (["--model", "yolo"], "unknown model 'yolo'"),
         (["--model", "rd", "--option", "rd.depth=3"], "expected: model options among"),
+        (["--model", "rd:fast"], "the model rd has no profile 'fast'"),
+        (["--model", "adps:quick"], "one of accurate, balanced, fast"),
+        (["--rotation", "half"], "--rotation half"),
         (["--option", "head_width=64"], "--option head_width=64"),
         (["--model", "rd", "--option", "destseg.head_width=64"], "destseg is not compared"),
         (["--latency-ms", "0"], "--latency-ms 0"),
@@ -197,3 +201,25 @@ def test_the_command_again_measures_again(photos: Path, finished: Path, monkeypa
 def test_options_belong_to_models() -> None:
     options = options_by_model(["rd.a=1", "destseg.b=x", "rd.c=0.5"], ["rd", "destseg", "stfpm"])
     assert options == {"rd": {"a": 1, "c": 0.5}, "destseg": {"b": "x"}, "stfpm": {}}
+
+
+def test_profiles_of_a_model_are_compared_each_in_a_folder_of_its_own(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, RunConfig] = {}
+
+    def compare_nothing(configs: dict[str, RunConfig], out: Path, **_: Any) -> None:
+        asked.update(configs)
+        raise TrainingError("asked")
+
+    monkeypatch.setattr(compare, "compare", compare_nothing)
+    models = ("--model", "adps", "--model", "adps:fast", "--model", "destseg:accurate", "--model", "destseg")
+    settings = ("--option", "adps:fast.decoder=plain", "--rotation", "small", "--no-foreground")
+    assert "asked" in cli(photos, "--out", tmp_path / "out", *models, *settings).stderr
+    assert list(asked) == ["adps", "adps-fast", "destseg-accurate", "destseg"]
+    assert [config.model for config in asked.values()] == ["adps", "adps", "destseg", "destseg"]
+    assert asked["adps"].options == {}
+    assert asked["adps-fast"].options == {**profile_options("adps", "fast"), "decoder": "plain"}
+    assert asked["destseg-accurate"].options == {}
+    assert asked["destseg"].options == profile_options("destseg", "balanced")  # with minutes
+    assert all((config.rotation, config.foreground) == ("small", False) for config in asked.values())
