@@ -128,6 +128,7 @@ def _frames(run: Run, data: Path | None, count: int, *, synthetic: bool) -> list
         seed=run.config.seed,
         textures=run.config.textures_here,
         synthetic=synthetic,
+        foreground=run.config.foreground,
         track=track,
     )
 
@@ -142,7 +143,7 @@ def _test_photos(run: Run, data: Path | None) -> list[Photo]:
 def _evaluate(
     graph: onnx.ModelProto, preprocess: Preprocess, spec: MapSpec, photos: Sequence[Photo], name: str
 ) -> Evaluation:
-    engine = engines.create("auto", graph.SerializeToString())
+    engine = engines.create(engines.processor_engine(), graph.SerializeToString())
     on_image = image_predictor(engine, preprocess, spec)
     try:
         return evaluate_photos(

@@ -14,6 +14,7 @@ from typing import Any
 
 from segrd_edge import machine
 from segrd_edge.calibration.calibrate import Calibration
+from segrd_edge.errors import TrainingError
 from segrd_edge.export.bundle import ExportResult, export_bundle
 from segrd_edge.export.report_facts import Share, count_errors
 from segrd_edge.files import replacing
@@ -51,12 +52,29 @@ def make_candidate(
     Raises:
         SegrdError: what `training.train.train` and `export.bundle.export_bundle` raise.
     """
+    check_same_settings(config, folder)
     if not (folder / "threshold.json").is_file():
         resume = (folder / "config.json").is_file()
         train(config, folder, resume=resume, skip_bad=skip_bad, listener=listener, said=said)
     run = Run.load(folder)
     exported = export_bundle(run, folder / BUNDLE_FILE, int8=int8, said=said)
     return Candidate(run, exported, describe(run, exported))
+
+
+def check_same_settings(config: RunConfig, folder: Path) -> None:
+    """TrainingError where `folder` holds a run that was begun with other settings."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return
+    begun = RunConfig.from_dict(json.loads(file.read_text(encoding="utf-8"))).to_dict()
+    asked = config.to_dict()
+    if other := [name for name in asked if begun[name] != asked[name]]:
+        values = ", ".join(f"{name} {begun[name]} and not {asked[name]}" for name in other)
+        raise TrainingError(
+            f"the run in {folder} was begun with {values}",
+            expected="the settings that it was begun with",
+            fix="give those again, name another --out, or delete that folder",
+        )
 
 
 def describe(run: Run, exported: ExportResult) -> Record:

@@ -27,7 +27,7 @@ from segrd_edge.training.fit import Budget, Listener
 from segrd_edge.training.run import Run, RunConfig, create_model
 from segrd_edge.training.train import checked
 
-from .candidate import BUNDLE_FILE, Record, is_refused, make_candidate, write_json
+from .candidate import BUNDLE_FILE, Record, check_same_settings, is_refused, make_candidate, write_json
 from .choice import RESULT_FILE, Contestant, Scored
 from .compare_page import REPORT_FILE, write_page
 from .compare_verdict import verdict
@@ -154,24 +154,9 @@ def _check(configs: Mapping[str, RunConfig], out: Path, latency_ms: float | None
         Budget(steps=config.steps, minutes=config.minutes, clock=config.clock)
         with torch.device("meta"):  # no weights are made
             create_model(config)
-        _check_same_settings(config, out / name)
+        check_same_settings(config, out / name)
     config = next(iter(configs.values()))
     checked(config, skip_bad=skip_bad).split(config.seed, config.held_out)
-
-
-def _check_same_settings(config: RunConfig, folder: Path) -> None:
-    file = folder / "config.json"
-    if not file.is_file():
-        return
-    begun = RunConfig.from_dict(json.loads(file.read_text(encoding="utf-8"))).to_dict()
-    asked = config.to_dict()
-    if other := [name for name in asked if begun[name] != asked[name]]:
-        values = ", ".join(f"{name} {begun[name]} and not {asked[name]}" for name in other)
-        raise TrainingError(
-            f"the run in {folder} was begun with {values}",
-            expected="the settings that the comparison was begun with",
-            fix="give those again, name another --out, or delete that folder",
-        )
 
 
 def _results(

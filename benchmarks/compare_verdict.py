@@ -24,7 +24,7 @@ def verdict(
     choice = choose(found, budget_ms)
     sentences = [*_reason(choice, budget_ms), *_without_budget(found, choice, budget_ms)]
     if choice.best is not None:
-        sentences += _errors(models[choice.best.model]["precisions"][choice.best.precision])
+        sentences += _errors(models[choice.best.model], choice.best.precision)
     sentences += _refused(found, models)
     answer = "yes" if choice.best is not None else "no" if not choice.fitting else "decide"
     return {"answer": answer, "headline": _headline(choice, budget_ms), "sentences": sentences, "choice": choice}
@@ -89,15 +89,17 @@ def _without_budget(found: Sequence[Contestant], choice: Choice, budget_ms: floa
     return sentences
 
 
-def _errors(figures: Mapping[str, Any]) -> list[str]:
+def _errors(record: Mapping[str, Any], precision: str) -> list[str]:
     """Wrong verdicts at the threshold, where photographs of defects say so."""
+    figures = record["precisions"][precision]
     if not figures.get("wrong"):
         return []
     (escapes, defects), (rejects, good) = figures["wrong"]["escapes"], figures["wrong"]["false_rejects"]
     return [
         f"At its threshold {escapes} of {plural(defects, 'defective test image')} "
         f"{'escapes' if escapes == 1 else 'escape'}, and {rejects} of {plural(good, 'good image')} "
-        f"{'is' if rejects == 1 else 'are'} rejected."
+        f"{'is' if rejects == 1 else 'are'} rejected"
+        + ("." if "test/good" in record["counts"] else ", which set the threshold: new good parts remain to be tried.")
     ]
 
 

@@ -22,12 +22,20 @@ def most_late(late: int, samples: int) -> float:
     The upper limit of Clopper and Pearson (1934): the share of which so few late ones come up in one of twenty
     measurements. Of 100 inspections without a late one it is 3 %, not 0; 1 % takes 299 of them.
     """
+    if late >= samples:
+        return 1.0
+    counts = np.arange(late + 1)
+    ways = np.array([_log_choose(samples, int(k)) for k in counts])  # logarithms: of many samples no double holds them
     low, high = late / samples, 1.0
     for _ in range(50):  # bisection, to the last digits of a double
         middle = (low + high) / 2
-        chance = sum(math.comb(samples, k) * middle**k * (1 - middle) ** (samples - k) for k in range(late + 1))
+        chance = np.exp(ways + counts * math.log(middle) + (samples - counts) * math.log1p(-middle)).sum()
         low, high = (middle, high) if chance > 1 - CONFIDENCE else (low, middle)
     return high
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def samples_needed(thousandths: int) -> int:

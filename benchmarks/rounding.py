@@ -49,9 +49,14 @@ def main(
     loaded = Run.load(run)
     core = export_core(loaded.model, loaded.preprocess.size_hw)
     graph = build_deploy_graph(core, loaded.preprocess, loaded.map_spec)
-    photos, textures = loaded.photo_paths("train", data), loaded.config.textures_here
     frames = choose_frames(
-        photos, loaded.preprocess, count=count, seed=loaded.config.seed, textures=textures, track=track
+        loaded.photo_paths("train", data),
+        loaded.preprocess,
+        count=count,
+        seed=loaded.config.seed,
+        textures=loaded.config.textures_here,
+        foreground=loaded.config.foreground,
+        track=track,
     )
     rows = measure(graph, frames, loaded.threshold["value"], rounds)
     result = {
@@ -103,7 +108,8 @@ def processor_ms(
     graphs: Mapping[str, onnx.ModelProto], image_bgr_u8: npt.NDArray[np.uint8], rounds: int
 ) -> dict[str, float]:
     """Median processor time of one network image through each graph, all cores together; the graphs take turns."""
-    loaded = {name: engines.create("auto", graph.SerializeToString()) for name, graph in graphs.items()}
+    chosen = engines.processor_engine()
+    loaded = {name: engines.create(chosen, graph.SerializeToString()) for name, graph in graphs.items()}
     times: dict[str, list[float]] = {name: [] for name in loaded}
     try:
         for number in range(rounds):

@@ -191,7 +191,8 @@ def calibrate(
     scale, truth = Scale.of(model, reference), Truth.of(frames, threshold)
     shown = observed.histograms, images, observed.outputs, scale
     ranges = find_ranges(settings.method, settings.percentile, equalised, everything, *shown, track=track)
-    unclipped = {**(_read_by_head(equalised, everything, observed) if settings.method != "auto" else {}), **largest}
+    never_clipped = {**_read_by_head(equalised, everything, observed), **largest}  # by a fixed method
+    unclipped = largest if settings.method == "auto" else never_clipped
     ranges = replace(ranges, largest={**ranges.largest, **unclipped}, reach={**observed.largest, **largest})
     engine = processor_engine() if engine == "auto" else engine
     trial = Trial(equalised, ranges, images, reference, scale, truth, engine)
@@ -210,7 +211,7 @@ def calibrate(
     others: dict[Method, tuple[Ranges, Drift]] = {}
     if compare_methods and trial.model is equalised:  # corrected biases are corrected for the taken method's scales
         others = by_other_methods(
-            trial, taken.plan, settings.method, observed.histograms, settings.percentile, unclipped, track=track
+            trial, taken.plan, settings.method, observed.histograms, settings.percentile, never_clipped, track=track
         )
     return Calibration(
         model=quantised,

@@ -86,6 +86,7 @@ def choose_frames(
     seed: int = 0,
     textures: str | Path | None = None,
     synthetic: bool = True,
+    foreground: bool = True,
     track: Track = untracked,
 ) -> list[CalibrationFrame]:
     """Seeded choice of `count` frames: half good, half synthetic defects, all on different photographs while they last.
@@ -98,6 +99,7 @@ def choose_frames(
         count: see `check_count` for what calibration allows.
         textures: folder for Perlin-shaped defects; None cuts them from the chosen photographs.
         synthetic: False takes good frames only, and perhaps fewer than `count`: to show what that costs.
+        foreground: keep synthetic defects on an object before a plain background, as training does.
         track: wraps the photographs that are read, for a progress bar.
 
     Raises:
@@ -120,7 +122,8 @@ def choose_frames(
     defects = [(name, create_defects([name], images, sources)) for name in DEFECTS]
     for k in range(good, count if synthetic else good):
         i, (name, draw) = k % len(chosen), defects[k % len(defects)]
-        image, mask = _with_defect(images[i], draw, np.random.default_rng([seed, _STREAM, k]))
+        where = foreground_mask(images[i]) if foreground else None
+        image, mask = _with_defect(images[i], where, draw, np.random.default_rng([seed, _STREAM, k]))
         frames.append(CalibrationFrame(image, paths[i], sums[i], "synthetic", mask, name))
     return frames
 
@@ -181,8 +184,9 @@ def _shown(views: Sequence[_View], preprocess: Preprocess) -> dict[_View, Image]
     return found
 
 
-def _with_defect(image: Image, defects: Defects, rng: np.random.Generator) -> tuple[Image, Mask]:
-    foreground = foreground_mask(image)
+def _with_defect(
+    image: Image, foreground: Mask | None, defects: Defects, rng: np.random.Generator
+) -> tuple[Image, Mask]:
     for _ in range(_ATTEMPTS):
         corrupted, mask = defects(image, rng, foreground)
         if mask.any():

@@ -268,6 +268,7 @@ def _choose(
         count=count,
         seed=run.config.seed + stream,
         textures=run.config.textures_here,
+        foreground=run.config.foreground,
         track=track,
     )
 

@@ -64,11 +64,11 @@ def judge(
         synthetic: what to evaluate on where `test` is empty. No escape rate follows from these.
         false_reject: budget of good parts called defective.
         shown: network images (h×w×3) with and without defects, for `reference`; they set no threshold by themselves.
-        engine: "auto" is the fastest installed, which a Detector takes as well.
+        engine: "auto" is the fastest installed of the processor's, whatever GPU is at hand.
         reference: of the float graph on the same photographs, for one with less precision: an estimated threshold is
             carried over from it, see `training.threshold`.
     """
-    loaded = engines.create(engine, graph.SerializeToString())
+    loaded = _load(graph, engine)
     on_image = image_predictor(loaded, preprocess, spec)
     try:
         frames = (read_frame(path, value_range=preprocess.value_range) for path in held_out)
@@ -93,11 +93,16 @@ def evaluate_graph(
     synthetic: Sequence[SyntheticFrame] = (),
 ) -> Evaluation | None:
     """The evaluation alone, in the fastest engine of the processor; arguments as `judge` takes them."""
-    loaded = engines.create("auto", graph.SerializeToString())
+    loaded = _load(graph)
     try:
         return _evaluate(image_predictor(loaded, preprocess, spec), preprocess, test, synthetic)
     finally:
         loaded.close()
+
+
+def _load(graph: onnx.ModelProto, engine: str = "auto") -> engines.Engine:
+    """The graph in an engine; "auto" is the fastest of the processor, not what is the fastest of all."""
+    return engines.create(engines.processor_engine() if engine == "auto" else engine, graph.SerializeToString())
 
 
 def _evaluate(

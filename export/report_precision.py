@@ -8,7 +8,7 @@ from typing import Any
 
 from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.calibrate import Calibration
-from segrd_edge.manifest import CalibrationRecord, GraphRecord, Manifest, NodeReason, Precision
+from segrd_edge.manifest import CalibrationRecord, GraphRecord, LatencyRecord, Manifest, NodeReason, Precision
 from segrd_edge.training.evaluate import Evaluation
 
 from . import charts
@@ -61,9 +61,19 @@ def _headline(manifest: Manifest, calibration: Calibration | None) -> str:
         return f"{answer}: with {share} of the work in it, the results keep within the limits ({calibration.budget})."
     if breaches := calibration.budget.breaches(calibration.drift):
         return f"{answer}: {'; '.join(breaches)}."
+    if calibration.is_fast and manifest.latency is not None:
+        return f"{answer}: {_by_budget(manifest.latency)}."
     source = "by its work" if calibration.speedup is None else "measured"
     speed = f"{source} {calibration.reached_speedup:.2f} times as fast as fp32"
     return f"{answer}: it is {speed}, and {calibration.budget.speedup:g} times was asked for."
+
+
+def _by_budget(latency: LatencyRecord) -> str:
+    """Why fp32 is the default of a bundle with a budget, as `budget.choose_default` goes."""
+    limit = f"the budget of {latency.budget_ms:g} ms"
+    if latency.p99_ms["int8"] > latency.budget_ms:
+        return f"it takes {latency.p99_ms['int8']:.1f} ms at p99 here, and {limit} is kept by fp32"
+    return f"fp32 keeps {limit} as well, and is more accurate on the images that the metrics come from"
 
 
 def _row(

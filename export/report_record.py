@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import platform
 import shlex
 from collections.abc import Iterable
@@ -142,7 +143,7 @@ def _model_options(config: RunConfig) -> Iterable[str]:
     if config.options != defaults:
         if defaults:
             yield "--profile accurate"
-        yield from (f"--option {shlex.quote(f'{name}={value}')}" for name, value in config.options.items())
+        yield from (f"--option {shlex.quote(f'{name}={json.dumps(value)}')}" for name, value in config.options.items())
 
 
 def _preprocess_options(preprocess: Preprocess) -> Iterable[str]:

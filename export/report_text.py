@@ -89,7 +89,8 @@ def headline(verdict: Answer, errors: Errors, *, fresh_good: bool) -> str:
         return f"Not as it stands: {missed}{also}."
     if escapes.count == 0:
         return f"{found}, but rejects more good ones than the budget allows: {rejects.count} of {rejects.total}."
-    return f"That depends on the escapes: {missed}; false rejects keep to the budget."
+    rejects_too = "false rejects keep to the budget" if fresh_good else "what new good parts do is not known"
+    return f"That depends on the escapes: {missed}; {rejects_too}."
 
 
 def advice(verdict: Answer, errors: Errors) -> str:

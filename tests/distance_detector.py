@@ -164,7 +164,7 @@ def _threshold(value: float) -> dict[str, Any]:
         "false_reject": 0.005,
         "n_good": 30,
         "conformal": {"value": None, "guaranteed_rate": 0.033, "needed": 199},
-        "tail": {"value": value, "method": "exponential", "exceedances": 6, "shape": 0.0, "scale": 0.2},
+        "tail": {"value": value, "method": "pareto", "exceedances": 6, "shape": 0.0, "scale": 0.2},
         "escape_rate": None,
         "histogram": {"edges": [0.0, 0.5, 1.0], "good": [30, 0], "defect": None},
     }

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from segrd_edge.errors import DataError, FrameError
+from segrd_edge.errors import DataError, FrameError, OptionError
 from segrd_edge.frames import IMAGE_SUFFIXES, read_frame, read_pixels
 from segrd_edge.preprocess import Preprocess
 
@@ -78,8 +78,11 @@ class PhotoFolder:
         """Good training images → (to train on, held out for the threshold), seeded.
 
         Raises:
-            DataError: fewer than MINIMUM_GOOD good images.
+            OptionError: no share between 0 and 1.
+            DataError: fewer than MINIMUM_GOOD good images, or too few left to train on.
         """
+        if not 0 < share < 1:
+            raise OptionError(f"--held-out {share:g}", expected="a share of the good images, above 0 and below 1")
         if len(self.train) < MINIMUM_GOOD:
             raise DataError(
                 f"{self.root} has {len(self.train)} usable good images",
@@ -87,6 +90,12 @@ class PhotoFolder:
                 fix="take more photographs of good parts; 50 to 200 that show the normal variation are a good start",
             )
         held_out = max(MINIMUM_HELD_OUT, round(share * len(self.train)))
+        if (left := len(self.train) - held_out) < MINIMUM_HELD_OUT:
+            raise DataError(
+                f"{left} of {len(self.train)} good images are left to train on, with {held_out} held out",
+                expected=f"at least {MINIMUM_HELD_OUT}",
+                fix="a smaller --held-out, or more photographs",
+            )
         order = np.random.default_rng([seed, 1]).permutation(len(self.train))
         chosen = set(order[:held_out].tolist())
         return (

@@ -22,7 +22,7 @@ from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Placement, Preprocess
 from segrd_edge.selftest import golden_frame
 
-from .data import GOOD, Photo, PhotoFolder, file_sha256, read_mask, scan
+from .data import GOOD, Photo, PhotoFolder, check, file_sha256, read_mask, scan
 from .memory import check_memory
 from .metrics import Metrics, downsample_mask, evaluate_maps
 
@@ -174,17 +174,21 @@ def evaluate(
         DataError: `photos` has no photographs of defects, or, where `synthetic`, none of the held-out images.
         TrainingError, BundleError, FrameError: what cannot be read or does not fit the crop.
     """
+    run = None
     folder = scan(photos)
+    if Path(model).is_dir():
+        from .run import Run
+
+        run = Run.load(model)
+        folder = _usable(run, folder)
     if not synthetic and not any(photo.is_defect for photo in folder.test):
         raise DataError(
             f"{photos} has no photographs of defects, so that there is nothing to measure",
             expected="a folder of photographs for each defect type",
             fix=f"add some; or measure on synthetic defects: segrd-eval {model} {photos} --synthetic",
         )
-    if Path(model).is_dir():
-        from .run import Run
-
-        return _evaluate(_run_subject(Run.load(model)), folder, track, synthetic=synthetic)
+    if run is not None:
+        return _evaluate(_run_subject(run), folder, track, synthetic=synthetic)
     from segrd_edge.detector import Detector
 
     with Detector(model, precision=precision, engine=engine) as detector:
@@ -220,10 +224,15 @@ def evaluation_photos(folder: PhotoFolder, held_out_sha256: set[str]) -> list[Ph
 
 def photos_of_run(run: Any, data: str | Path | None = None) -> list[Photo]:
     """The `evaluation_photos` of a `training.run.Run`, in its own folder or in `data`; none without defects there."""
-    folder = scan(data or run.config.data)
+    folder = _usable(run, scan(data or run.config.data))
     if not any(photo.is_defect for photo in folder.test):
         return []
     return evaluation_photos(folder, {entry["sha256"] for entry in run.data["held_out"]})
+
+
+def _usable(run: Any, folder: PhotoFolder) -> PhotoFolder:
+    """Without what the data check refuses, where the run trained without it (--skip-bad)."""
+    return check(folder, run.preprocess) if run.data["problems"] else folder
 
 
 def placement_of(path: Path, frame: Frame, preprocess: Preprocess) -> Placement:
@@ -279,6 +288,12 @@ def _evaluate_photo(predictor: Predictor, preprocess: Preprocess, photo: Photo) 
     mask = None
     if photo.mask is not None:
         frame_mask = read_mask(photo.mask)
+        if frame_mask.shape != frame.shape[:2]:
+            raise DataError(
+                f"{photo.mask} has {frame_mask.shape[1]}×{frame_mask.shape[0]} pixels",
+                expected=f"{frame.shape[1]}×{frame.shape[0]}, as {photo.path.name} has",
+                fix="mend or remove the mask",
+            )
         mask = downsample_mask(frame_mask, placement.size_hw, placement)
         if frame_mask.any() and not placement.seen(frame_mask).any():
             return None

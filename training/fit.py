@@ -2,7 +2,7 @@
 
 One code for CPU, one GPU and several (Lightning Fabric). Sample k of a run is a function of the seed and k
 (`training.samples`), so the only state is the weights, the optimiser and how far the run has come: a resumed run gives
-what an uninterrupted one gives.
+what an uninterrupted one gives, but for the scale of mixed precision's gradients on a GPU, which begins anew.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ class Fit:
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * self.budget.rate_factor(progress) * recipe.rate_factor(progress)
             loss = self._step(objective, optimiser, samples, progress)
-            self._advance(self.budget.now() - started, phase, loss, optimiser.param_groups[0]["lr"])
+            # Of several processes the first one's clock counts for all, or they would part at the end of a phase.
+            seconds = self.fabric.broadcast(self.budget.now() - started)
+            self._advance(seconds, phase, loss, optimiser.param_groups[0]["lr"])
             if time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
                 self._save(optimiser)
                 saved_at = time.monotonic()

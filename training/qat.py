@@ -1,8 +1,8 @@
 """A short fine-tune with INT8 in the loop: the network learns to give in INT8 what it gave in float.
 
 No labels are needed, and none are used: the float network's own outputs for good and corrupted samples are the target
-(self-distillation). The teacher's weights and every BatchNorm stay as they are. A convolution rounds as its INT8 graph
-does,
+(self-distillation). The teacher's weights and the statistics of every BatchNorm stay as they are. A convolution rounds
+as its INT8 graph does,
 
     y = conv(Q(x), Q(w)) + b        Q(v) = s · clip(round(v / s), −128, 127)
 

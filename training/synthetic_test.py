@@ -1,7 +1,7 @@
 """How good is it, where there is no photograph of a defect: held-out good photographs with synthetic defects.
 
-Every photograph counts as it is, and once with each kind of synthetic defect. Defects are painted as in training, on
-the network image: after crop and resize, and never on the letterbox border. With tiles, a window of one tile's size
+Every photograph counts as it is, and once with each kind of synthetic defect. Defects are painted on the network image,
+as in training: after crop and resize; but never on the letterbox border. With tiles, a window of one tile's size
 anywhere in the resized frame is painted as a network image is, so that defects lie on seams as well. Image and mask are
 then exact for every crop, fit and size, which they would not be if a defect were painted into the frame and shrunk with
 it. A predictor is therefore given what `Preprocess.resize` returns here, not frames.

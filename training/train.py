@@ -73,6 +73,12 @@ def train(
     photos, held_out = folder.split(config.seed, config.held_out)
     said(f"{len(photos)} good images train, {len(held_out)} are held out for the threshold")
     fabric = create_fabric()
+    if config.batch % fabric.world_size:
+        raise OptionError(
+            f"a batch of {config.batch} on {fabric.world_size} GPUs",
+            expected="as many images for each",
+            fix=f"--batch {config.batch + -config.batch % fabric.world_size}, or fewer with CUDA_VISIBLE_DEVICES",
+        )
     model, teacher_record = create_trainable(config)
     samples = create_samples(config, photos)
     if budget is None:
@@ -158,6 +164,11 @@ def _open_run(config: RunConfig, out: Path, resume: bool) -> RunConfig:
     if resume:
         if not present:
             raise TrainingError(f"nothing to resume in {out}", fix="leave --resume out")
+        if (out / "threshold.json").is_file():
+            raise TrainingError(
+                f"the run in {out} has finished: there is nothing to resume",
+                fix=f"segrd-export {out}, or train longer into another --out",
+            )
         return RunConfig.from_dict(json.loads((out / "config.json").read_text(encoding="utf-8")))
     if present:
         raise TrainingError(
@@ -176,10 +187,10 @@ def write_inputs(
 ) -> None:
     """What a run's folder says before training: config, photographs, pictures of synthetic defects."""
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "config.json", config.to_dict())
     entry = {"layout": folder.layout, "counts": folder.counts, "problems": [str(p) for p in folder.problems]}
     write_json(out / "data.json", entry | {"train": _files(folder, photos), "held_out": _files(folder, held_out)})
     write_synthetic(samples, out / "synthetic", SYNTHETIC_PICTURES)
+    write_json(out / "config.json", config.to_dict())  # last: with it the folder is a run that can be resumed
 
 
 def _check_same_photographs(out: Path, folder: PhotoFolder, photos: Sequence[Photo], held_out: Sequence[Photo]) -> None:

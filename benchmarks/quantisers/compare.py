@@ -69,6 +69,7 @@ class Part:
             count=count,
             seed=run.config.seed,
             textures=run.config.textures_here,
+            foreground=run.config.foreground,
         )
         return cls(
             run.folder.name,

@@ -65,7 +65,10 @@ def test_figures_of_few_samples() -> None:
 
 @pytest.mark.parametrize(
     ("late", "samples", "expected"),
-    [(0, 100, 1 - 0.05 ** (1 / 100)), (0, 299, 0.01), (1, 100, 0.0466), (5, 100, 0.1023), (3, 3, 1.0)],
+    [
+        *((0, 100, 1 - 0.05 ** (1 / 100)), (0, 299, 0.01), (1, 100, 0.0466), (5, 100, 0.1023), (3, 3, 1.0)),
+        *((140, 14000, 0.0115), (1000, 100_000, 0.0105)),  # more ways to choose than a double holds
+    ],
 )
 def test_what_so_few_late_ones_speak_for(late: int, samples: int, expected: float) -> None:
     """The last but one by the tables of Clopper and Pearson's one-sided limit, as scipy.stats.beta gives it."""
@@ -74,4 +77,4 @@ def test_what_so_few_late_ones_speak_for(late: int, samples: int, expected: floa
     found = most_late(late, samples)
     assert found == pytest.approx(expected, abs=1e-4)
     if late < samples:
-        assert found == pytest.approx(beta.ppf(0.95, late + 1, samples - late), abs=1e-9)
+        assert found == pytest.approx(beta.ppf(0.95, late + 1, samples - late), abs=1e-8)

@@ -110,32 +110,52 @@ def test_where_nothing_keeps_it_the_bundle_stays_and_the_way_on_is_said(
     assert held.sentences[2].endswith("segrd-bench --budget 0.0001ms --frame 180x120")
 
 
+@pytest.mark.parametrize(
+    ("is_safe", "sentence"),
+    [
+        (False, "INT8 would keep it, but is not within its limits (--max-score-shift and the like): fp32 stays the"),
+        (True, "INT8 would keep it, but is not as much faster as --min-speedup asks for: fp32 stays the default"),
+    ],
+)
 def test_where_only_refused_int8_keeps_it_that_is_said(
-    make_bundle: Callable[..., Path], good_frame: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_bundle: Callable[..., Path],
+    good_frame: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_safe: bool,
+    sentence: str,
 ) -> None:
     path = make_bundle(tmp_path / "part.segrd", default_precision="fp32")
+    manifest = Bundle.open(path).manifest
+    graphs = {**manifest.graphs, "int8": manifest.graphs["int8"].model_copy(update={"is_safe": is_safe})}
     samples = {"fp32": np.full(100, 40.0), "int8": np.full(100, 20.0)}
     monkeypatch.setattr(budget, "measure", lambda *_: samples)
-    held = hold_budget(ExportResult(path, Bundle.open(path).manifest, {}, {}, {}, None), good_frame, 30)
+    asked = ExportResult(path, manifest.model_copy(update={"graphs": graphs}), {}, {}, {}, None)
+    held = hold_budget(asked, good_frame, 30)
     assert not held.holds
-    assert held.sentences[1].startswith("INT8 would keep it, but is not within its limits")
+    assert held.sentences[1].startswith(sentence)
 
 
 def test_turns_alternate_and_the_first_inspections_do_not_count(
     bundle_path: Path, good_frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
+    shown: list[bool] = []
+    defect = budget._with_defect(Bundle.open(bundle_path), good_frame)
+    assert defect.shape == good_frame.shape
 
     class Scripted(budget.Detector):
         def inspect(self, frame: np.ndarray) -> Any:
             order.append(self.precision)
+            shown.append(frame is defect)
             return super().inspect(frame)
 
     monkeypatch.setattr(budget, "Detector", Scripted)
     monkeypatch.setattr(budget, "TURNS", 2)
-    samples = budget.measure(Bundle.open(bundle_path), "openvino", good_frame)
+    samples = budget.measure(Bundle.open(bundle_path), "openvino", [good_frame, defect])
     assert {name: taken.size for name, taken in samples.items()} == {"fp32": 10, "int8": 10}
     assert order == ["fp32"] * 7 + ["int8"] * 14 + ["fp32"] * 7
+    assert sum(shown) == 14
 
 
 def test_a_gpu_is_not_timed_here() -> None:

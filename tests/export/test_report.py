@@ -231,12 +231,22 @@ def test_scores_that_have_not_moved_lie_on_the_diagonal() -> None:
          "but fp32 stays the default: it is measured 2.46 times as fast as fp32, and 2.5 times was asked for."),
         ("fp32", {"budget": Budget(speedup=3), "reached_speedup": 1.85}, "INT8 is in the bundle, but fp32 stays the "
          "default: it is by its work 1.85 times as fast as fp32, and 3 times was asked for."),
+        ("fp32", {"int8_ms": 29.0}, "INT8 is in the bundle, but fp32 stays the default: fp32 keeps the budget of 30 ms "
+         "as well, and is more accurate on the images that the metrics come from."),
+        ("fp32", {"int8_ms": 31.0}, "INT8 is in the bundle, but fp32 stays the default: it takes 31.0 ms at p99 here, "
+         "and the budget of 30 ms is kept by fp32."),
     ],
 )  # fmt: skip
 def test_why_int8_is_the_default_or_not(make: Any, chosen: Any, given: dict[str, Any], sentence: str) -> None:
-    fields = {"drift": Drift(0.005, 0.1, 0.999, 0.99, 0.1), "budget": Budget(), "int8_share": 0.613, "speedup": None}
+    fields = {
+        "drift": Drift(0.005, 0.1, 0.999, 0.99, 0.1), "budget": Budget(), "int8_share": 0.613, "speedup": None,
+        "is_fast": "reached_speedup" not in given,
+    }  # fmt: skip
     calibration: Any = SimpleNamespace(**fields | given)
     manifest = make()[1].manifest.model_copy(update={"default_precision": chosen})
+    if "int8_ms" in given:
+        latency = SimpleNamespace(budget_ms=30.0, p99_ms={"fp32": 25.0, "int8": given["int8_ms"]})
+        manifest = manifest.model_copy(update={"latency": latency})
     assert _headline(manifest, calibration) == sentence
 
 
@@ -356,6 +366,12 @@ def test_good_images_that_set_the_threshold_prove_nothing_about_it(make: Any, tm
 )
 def test_the_answer(rejects: Share, escapes: Share, expected: str) -> None:
     assert answer(Errors(rejects, escapes, {}), 0.005) == expected
+
+
+def test_good_images_that_set_the_threshold_are_no_evidence_of_false_rejects() -> None:
+    errors = Errors(Share(0, 8), Share(2, 20), {})
+    assert report_text.headline("decide", errors, fresh_good=True).endswith("false rejects keep to the budget.")
+    assert report_text.headline("decide", errors, fresh_good=False).endswith("what new good parts do is not known.")
 
 
 def test_the_upper_limit_is_clopper_pearsons() -> None:

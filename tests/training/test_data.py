@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segrd_edge.errors import DataError
+from segrd_edge.errors import DataError, OptionError
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import MINIMUM_GOOD, check, scan
 
@@ -51,6 +51,17 @@ def test_split_is_seeded(photos: Path) -> None:
     folder = scan(photos)
     assert folder.split(3) == folder.split(3)
     assert folder.split(3) != folder.split(4)
+
+
+@pytest.mark.parametrize("share", [-1.0, 0.0, 1.0, 1.5, float("nan")])
+def test_a_share_to_hold_out_that_is_none(photos: Path, share: float) -> None:
+    with pytest.raises(OptionError, match="--held-out"):
+        scan(photos).split(seed=1, share=share)
+
+
+def test_something_is_left_to_train_on(photos: Path) -> None:
+    with pytest.raises(DataError, match=r"[0-7] of \d+ good images are left to train on, with \d+ held out"):
+        scan(photos).split(seed=1, share=0.9)
 
 
 def test_check_lists_every_problem_at_once(photos: Path) -> None:

@@ -15,7 +15,7 @@ from segrd_edge.errors import DataError, FrameError
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.data import Photo, scan
-from segrd_edge.training.evaluate import Evaluation, _detector_subject, evaluate_photos
+from segrd_edge.training.evaluate import Evaluation, _detector_subject, evaluate_photos, photos_of_run
 from segrd_edge.training.metrics import downsample_mask
 
 SIZE_HW = (32, 32)
@@ -135,3 +135,22 @@ def test_network_images_go_to_the_engine_enlarged_where_its_graph_takes_frames(f
     assert score == 0.5
     difference = np.abs(anomaly_map - image.mean(axis=2))
     assert difference.max() < 1e-4 if frame_hw is None else difference.mean() < 2
+
+
+def test_a_mask_of_another_size_is_named(folder: Path) -> None:
+    cv2.imwrite(str(folder / "ground_truth/spot/inside_mask.png"), np.zeros((20, 30), np.uint8))
+    with pytest.raises(DataError, match=r"inside_mask.png has 30×20 pixels") as caught:
+        evaluate(folder, Preprocess(SIZE_HW))
+    assert caught.value.expected == "120×80, as inside.png has"
+
+
+def test_what_training_went_on_without_is_not_evaluated_on(folder: Path) -> None:
+    """A mask of another size, and a test image that was trained on as well."""
+    cv2.imwrite(str(folder / "ground_truth/spot/inside_mask.png"), np.zeros((20, 30), np.uint8))
+    config = SimpleNamespace(data=str(folder))
+    held_out: dict[str, Any] = {"held_out": []}
+    run = SimpleNamespace(config=config, preprocess=Preprocess(SIZE_HW), data={**held_out, "problems": ["..."]})
+    found = {path.path.name for path in photos_of_run(run)}
+    assert found == {"across the edge.png", "outside.png", "both.png"}
+    run.data["problems"] = []
+    assert len(photos_of_run(run)) == 5

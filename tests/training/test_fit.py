@@ -39,6 +39,8 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(config: RunConfig, tmp_
     assert train(config, tmp_path / "a") is not None
     assert train(config, tmp_path / "b", stop_after=3) is None  # within the second phase
     assert train(config, tmp_path / "b", resume=True) is not None
+    with pytest.raises(TrainingError, match="has finished: there is nothing to resume"):
+        train(config, tmp_path / "b", resume=True)
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert all(torch.equal(a[k], b[k]) for k in a)
     logs = [(tmp_path / name / "log.csv").read_text() for name in "ab"]
