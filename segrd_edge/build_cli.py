@@ -62,8 +62,10 @@ def command(
         raise OptionError("no bundle", expected="a .segrd file", fix="segrd-build part.segrd, or --list, or --clear")
     if out is not None and not lean:
         raise OptionError("--out without --lean", fix="add --lean: only then a bundle is written")
-    from .bundle import Bundle
+    from .bundle import Bundle, check_suffix
 
+    if out is not None:
+        check_suffix(out)  # before a build of minutes
     opened = Bundle.open(bundle)
     # TensorRT-RTX has no lean runtime: what keeps TensorRT itself from working is what a user of --lean must know.
     flavour = "tensorrt" if lean and engine == "auto" else choose_flavour(engine, device)

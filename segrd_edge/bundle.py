@@ -132,8 +132,7 @@ def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, byt
         BundleError: the manifest names a member that is not given.
     """
     path = Path(path)
-    if path.suffix != SUFFIX:
-        raise OptionError(f"{path}: a bundle's name ends in {SUFFIX}", fix=f"name it {path.with_suffix(SUFFIX)}")
+    check_suffix(path)
     contents = {MANIFEST: manifest.to_json(), **members}
     for member in contents:
         if not _is_safe(member) or member == SUMS:
@@ -149,6 +148,12 @@ def write_bundle(path: str | Path, manifest: Manifest, members: Mapping[str, byt
             info = zipfile.ZipInfo(member)  # dated 1980, so that equal contents give equal files
             info.external_attr = 0o644 << 16
             archive.writestr(info, content)
+
+
+def check_suffix(path: Path) -> None:
+    """Raise OptionError where `write_bundle` would for the name."""
+    if path.suffix != SUFFIX:
+        raise OptionError(f"{path}: a bundle's name ends in {SUFFIX}", fix=f"name it {path.with_suffix(SUFFIX)}")
 
 
 @contextmanager
@@ -199,6 +204,8 @@ def _parse_sums(path: Path, content: bytes) -> dict[str, str]:
 def _read(path: Path, archive: zipfile.ZipFile, member: str) -> bytes:
     try:
         return archive.read(member)
+    except KeyError as error:
+        raise _error(path, member, "is missing: the file was replaced after it was opened") from error
     except _DAMAGED as error:
         raise _error(path, member, f"is damaged: {error}") from error
 

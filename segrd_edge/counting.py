@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy.typing as npt
 
 from .errors import OptionError
 from .preprocess import Placement
+
+_MOST_KEPT = 16  # more frame sizes than the cameras of one line have
 
 
 class Counting:
@@ -23,27 +26,18 @@ class Counting:
     """
 
     def __init__(self, roi_xywh: tuple[int, int, int, int] | None, ignore_mask: npt.NDArray[Any] | None) -> None:
-        if roi_xywh is not None and (len(roi_xywh) != 4 or min(roi_xywh[:2]) < 0 or min(roi_xywh[2:]) < 1):
-            raise OptionError(
-                f"roi_xywh={roi_xywh}", expected="left >= 0, top >= 0, width >= 1, height >= 1, in frame pixels"
-            )
-        if ignore_mask is not None and not _is_mask(ignore_mask):
-            raise OptionError(
-                f"an ignore mask of dtype {ignore_mask.dtype} and shape {ignore_mask.shape}",
-                expected="bool or uint8, H×W of the frame's size; not zero where the frame is to be ignored",
-            )
-        self._roi_xywh = roi_xywh
-        self._ignored = None if ignore_mask is None else ignore_mask != 0  # a copy: the caller's may change
-        self._latest: tuple[Placement, npt.NDArray[np.bool_]] | None = None
+        self._roi_xywh = None if roi_xywh is None else _roi(roi_xywh)
+        self._ignored = None if ignore_mask is None else _ignored(ignore_mask)
+        self._by_placement: dict[Placement, npt.NDArray[np.bool_]] = {}
 
     def at_network_size(self, placement: Placement) -> npt.NDArray[np.bool_] | None:
         """Bool h×w, or None where every pixel counts. Not to be written to."""
         if self._roi_xywh is None and self._ignored is None:
             return None
-        latest = self._latest  # read once: another thread may replace it
-        if latest is None or latest[0] != placement:
-            latest = placement, placement.mask_to_network(self._in_frame(placement.frame_hw))
-            if not latest[1].any():
+        counted = self._by_placement.get(placement)
+        if counted is None:
+            counted = placement.mask_to_network(self._in_frame(placement.frame_hw))
+            if not counted.any():
                 crop = placement.crop_xywh
                 inside = (
                     "" if crop is None else f" inside the crop {','.join(map(str, crop))} (left, top, width, height)"
@@ -53,8 +47,10 @@ class Counting:
                     expected=f"at least one pixel of the network's {placement.size_hw} (height, width){inside}",
                     fix="enlarge the region of interest, or train with a larger --size",
                 )
-            self._latest = latest
-        return latest[1]
+            if len(self._by_placement) >= _MOST_KEPT:
+                self._by_placement.clear()
+            self._by_placement[placement] = counted
+        return counted
 
     def _in_frame(self, frame_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
         counted = np.ones(frame_hw, bool)
@@ -78,5 +74,24 @@ class Counting:
         return counted
 
 
-def _is_mask(mask: npt.NDArray[Any]) -> bool:
-    return mask.ndim == 2 and mask.dtype in (np.bool_, np.uint8)
+def _roi(roi_xywh: Any) -> tuple[int, int, int, int]:
+    try:
+        left, top, width, height = map(index, roi_xywh)
+    except (TypeError, ValueError):  # no whole numbers, or not four
+        left = top = width = height = -1
+    if min(left, top) < 0 or min(width, height) < 1:
+        raise OptionError(
+            f"roi_xywh={roi_xywh!r}",
+            expected="whole frame pixels: left >= 0, top >= 0, width >= 1, height >= 1",
+        )
+    return left, top, width, height
+
+
+def _ignored(mask: Any) -> npt.NDArray[np.bool_]:
+    """A copy: the caller's may change."""
+    expected = "bool or uint8, H×W of the frame's size; not zero where the frame is to be ignored"
+    if not isinstance(mask, np.ndarray):
+        raise OptionError(f"an ignore mask of type {type(mask).__name__}", expected=f"a numpy array: {expected}")
+    if mask.ndim != 2 or mask.dtype not in (np.bool_, np.uint8):
+        raise OptionError(f"an ignore mask of dtype {mask.dtype} and shape {mask.shape}", expected=expected)
+    return np.asarray(mask != 0)

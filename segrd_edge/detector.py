@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from operator import index
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -20,7 +21,7 @@ from .counting import Counting
 from .engines import EngineOptions, EngineOutput
 from .engines.base import Memory
 from .errors import EngineError, FrameError, OptionError
-from .frames import PixelOrder, as_pixels, to_bgr
+from .frames import PixelOrder, as_pixels, check_frame, check_value_range, to_bgr
 from .inspection import Inspection
 from .keep_warm import KeepWarm
 from .mapspec import MapSpec
@@ -57,6 +58,7 @@ class Detector:
             user's cache folder; `segrd-build` does it ahead of time.
         precision: "auto" (the engine's choice, see `Engine.open`), or one of the bundle's own.
         threshold: scores at or above it are defects; None is the threshold that the bundle states for the precision.
+            `detector.threshold` may be set later, also while frames are inspected.
         min_area_px: with a value above 0, a frame is a defect only if a region of at least this many frame pixels
             remains; smaller regions are not reported.
         max_regions: how many regions of a frame to report at most, those with the highest peaks, so that a frame full
@@ -68,7 +70,7 @@ class Detector:
         value_range: (black, white) of 16-bit frames; None takes the bundle's, if it has one.
         threads, memory, cuda_graph, device: see `segrd_edge.engines.EngineOptions`.
         keep_warm_ms: for triggered lines, where the first frame after an idle gap is the slow one: run the engine
-            whenever no frame came for this many milliseconds. None: do not.
+            whenever no frame came for this many milliseconds, above 0. None: do not.
 
     Raises:
         BundleError: the bundle is damaged, edited or foreign.
@@ -101,14 +103,15 @@ class Detector:
         self.preprocess = Preprocess.from_dict(manifest.preprocess)
         self._map_spec = MapSpec(**manifest.map_spec)
         self._min_area_px = _positive("min_area_px", min_area_px, or_zero=True)
-        if max_regions < 1:
-            raise OptionError(f"max_regions={max_regions}", expected="at least 1")
-        self._max_regions = max_regions
+        self._max_regions = _count("max_regions", max_regions)
         self._mm_per_px = None if mm_per_px is None else _positive("mm_per_px", mm_per_px)
         self._counting = Counting(roi_xywh, ignore_mask)
         self.pixel_order = _pixel_order(pixel_order)
-        self.value_range = value_range or self.preprocess.value_range
+        if value_range is not None:
+            check_value_range(value_range)
+        self.value_range = self.preprocess.value_range if value_range is None else value_range
         own_threshold = None if threshold is None else _finite("threshold", threshold)
+        interval_ms = None if keep_warm_ms is None else _positive("keep_warm_ms", keep_warm_ms)
 
         options = EngineOptions(threads=threads, memory=memory, cuda_graph=cuda_graph, device=device)
         self._engine, self.precision = engines.open_engine(engine, self.bundle, precision, options)
@@ -116,11 +119,10 @@ class Detector:
         self._keep_warm: KeepWarm | None = None
         try:
             recorded = manifest.graphs[self.precision].threshold.value
-            self.threshold = recorded if own_threshold is None else own_threshold
+            self._threshold = recorded if own_threshold is None else own_threshold
             self._check_size()
-            if keep_warm_ms is not None:
-                blank = np.zeros((*self._engine.input_hw, 3), np.uint8)
-                self._keep_warm = KeepWarm(self._lock, lambda: self._engine.run(blank), keep_warm_ms)
+            if interval_ms is not None:
+                self._keep_warm = KeepWarm(self._lock, self._engine, interval_ms)
         except BaseException:
             self._engine.close()
             raise
@@ -136,8 +138,21 @@ class Detector:
         return self._engine.version()
 
     @property
+    def threshold(self) -> float:
+        """Scores at or above it are defects. To set it is to change it for the frames that come after.
+
+        Raises:
+            OptionError: it is set to what is no finite number.
+        """
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float) -> None:
+        self._threshold = _finite("threshold", threshold)
+
+    @property
     def batch(self) -> int:
-        """How many frames one run of the engine takes."""
+        """How many network images one run of the engine takes: frames, or tiles of a frame where there are tiles."""
         return self._engine.batch
 
     @property
@@ -163,6 +178,15 @@ class Detector:
         """
         return self.inspect_batch([frame])[0]
 
+    def check_frame(self, frame: npt.NDArray[Any]) -> None:
+        """What `inspect` raises for this frame before the engine runs, without looking at a pixel.
+
+        Raises:
+            FrameError, OptionError: as `inspect`.
+        """
+        check_frame(frame, self.value_range)
+        self._place((frame.shape[0], frame.shape[1]))
+
     def inspect_batch(self, frames: Sequence[npt.NDArray[Any]]) -> list[Inspection]:
         """Inspect frames that belong together, of several cameras, say: as many as `batch` share a run of the engine.
 
@@ -177,6 +201,7 @@ class Detector:
             As `inspect`; then there is no result for any frame.
         """
         start = perf_counter()
+        _check_sequence(frames)
         prepared = [self._prepare(frame) for frame in frames]
         inspections = []
         for group in self._groups(prepared):
@@ -189,6 +214,7 @@ class Detector:
 
     def inspect_many(self, frames: Iterable[npt.NDArray[Any]]) -> Iterator[Inspection]:
         """Inspect frames one after the other, lazily: a list, a generator, or an array N×H×W×3."""
+        _check_sequence(frames)
         return (self.inspect(frame) for frame in frames)
 
     def run_engine(self, image: npt.NDArray[np.uint8]) -> EngineOutput:
@@ -241,7 +267,16 @@ class Detector:
     def _prepare(self, frame: npt.NDArray[Any]) -> _Prepared:
         start = perf_counter()
         pixels = as_pixels(frame, value_range=self.value_range)
-        frame_hw = (pixels.shape[0], pixels.shape[1])
+        placement, counted = self._place((pixels.shape[0], pixels.shape[1]))
+        grid = self.preprocess.grid(placement.size_hw)
+        if self._engine.takes_frames:
+            items = [to_bgr(np.ascontiguousarray(pixels), self.pixel_order)]
+        else:  # channels are put in order at network size, where they are few
+            items = grid.cut(to_bgr(self.preprocess.resize(pixels), self.pixel_order))
+        return _Prepared(items, grid, placement, counted, (perf_counter() - start) * 1e3)
+
+    def _place(self, frame_hw: tuple[int, int]) -> tuple[Placement, npt.NDArray[np.bool_] | None]:
+        """Where a frame of this size lies in the network's, and which network pixels count; refuses other sizes."""
         if self._engine.takes_frames and frame_hw != self._engine.input_hw:
             expected_hw = self._engine.input_hw
             raise FrameError(
@@ -250,13 +285,7 @@ class Detector:
                 fix=f"export with --frame {frame_hw[1]}x{frame_hw[0]}, or without --frame for frames of any size",
             )
         placement = self.preprocess.placement(frame_hw)
-        counted = self._counting.at_network_size(placement)
-        grid = self.preprocess.grid(placement.size_hw)
-        if self._engine.takes_frames:
-            items = [to_bgr(np.ascontiguousarray(pixels), self.pixel_order)]
-        else:  # channels are put in order at network size, where they are few
-            items = grid.cut(to_bgr(self.preprocess.resize(pixels), self.pixel_order))
-        return _Prepared(items, grid, placement, counted, (perf_counter() - start) * 1e3)
+        return placement, self._counting.at_network_size(placement)
 
     def _groups(self, prepared: Sequence[_Prepared]) -> Iterator[list[_Prepared]]:
         """Frames that share a run of the engine; one with more tiles than the batch takes several by itself."""
@@ -290,8 +319,9 @@ class Detector:
             score = self._map_spec.score(anomaly_map[counted])
         if not math.isfinite(score):  # NaN would compare as good
             raise EngineError(f"{self.engine} gave the score {score}", fix="run segrd-doctor; export the bundle again")
-        is_above = score >= self.threshold
-        found = self._regions(anomaly_map, placement, counted) if is_above else FoundRegions((), 0)
+        threshold = self.threshold  # read once: another thread may set it
+        is_above = score >= threshold
+        found = self._regions(anomaly_map, placement, counted, threshold) if is_above else FoundRegions((), 0)
         is_defect = is_above and (bool(found.regions) or self._min_area_px == 0)
         end = perf_counter()
         timings_ms = {
@@ -303,7 +333,7 @@ class Detector:
         return Inspection(
             verdict="defect" if is_defect else "good",
             score=score,
-            threshold=self.threshold,
+            threshold=threshold,
             anomaly_map=anomaly_map,
             placement=placement,
             regions=found.regions,
@@ -312,14 +342,19 @@ class Detector:
         )
 
     def _regions(
-        self, anomaly_map: npt.NDArray[np.float32], placement: Placement, counted: npt.NDArray[np.bool_] | None
+        self,
+        anomaly_map: npt.NDArray[np.float32],
+        placement: Placement,
+        counted: npt.NDArray[np.bool_] | None,
+        threshold: float,
     ) -> FoundRegions:
-        # The mean of the highest pixels reaches the threshold, so the highest does, but for rounding in the mean.
-        peak = float((placement.covered(anomaly_map) if counted is None else anomaly_map[counted]).max())
+        # The mean of the highest pixels reaches the threshold, so the highest does, but for rounding in the mean. All
+        # that the score is made of is looked at, letterbox border too: what is hot there alone makes no region.
+        peak = float((anomaly_map if counted is None else anomaly_map[counted]).max())
         return find_regions(
             anomaly_map,
             placement,
-            min(self.threshold, peak),
+            min(threshold, peak),
             counted=counted,
             min_area_px=self._min_area_px,
             mm_per_px=self._mm_per_px,
@@ -334,12 +369,39 @@ def _pixel_order(pixel_order: PixelOrder) -> PixelOrder:
 
 
 def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise OptionError(f"{name}={value}", expected="a finite number")
+    if not _is_finite(value):
+        raise OptionError(f"{name}={value!r}", expected="a finite number")
     return float(value)
 
 
 def _positive(name: str, value: float, *, or_zero: bool = False) -> float:
-    if not (math.isfinite(value) and (value > 0 or (or_zero and value == 0))):
-        raise OptionError(f"{name}={value}", expected="a finite number" + (" >= 0" if or_zero else " > 0"))
+    if not (_is_finite(value) and (value > 0 or (or_zero and value == 0))):
+        raise OptionError(f"{name}={value!r}", expected="a finite number" + (" >= 0" if or_zero else " > 0"))
     return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except TypeError:  # text, say
+        return False
+
+
+def _count(name: str, value: int) -> int:
+    try:
+        count = index(value)
+    except TypeError:  # NaN, say
+        count = 0
+    if count < 1:
+        raise OptionError(f"{name}={value!r}", expected="a whole number, at least 1")
+    return count
+
+
+def _check_sequence(frames: Iterable[npt.NDArray[Any]]) -> None:
+    """Refuse a single frame: its rows would pass as grey frames."""
+    if isinstance(frames, np.ndarray) and (frames.ndim < 3 or (frames.ndim == 3 and frames.shape[2] in (1, 3))):
+        raise FrameError(
+            f"an array of shape {frames.shape}: one frame, not a sequence of frames",
+            expected="a list of frames, or an array N×H×W×3",
+            fix="inspect(frame), or [frame]",
+        )

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .errors import FrameError
+from .errors import FrameError, OptionError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 PixelOrder = Literal["bgr", "rgb"]
@@ -36,6 +36,7 @@ def as_frame(
 
     Raises:
         FrameError: anything that is not such an array, or an empty one.
+        OptionError: a `value_range` that cannot be one.
     """
     return to_bgr(np.ascontiguousarray(as_pixels(array, value_range=value_range)), pixel_order)
 
@@ -47,9 +48,9 @@ def as_pixels(array: Any, *, value_range: tuple[int, int] | None = None) -> npt.
         uint8 H×W×3, or H×W grey. It shares memory with `array` where that is of uint8.
 
     Raises:
-        FrameError: as `as_frame`.
+        FrameError, OptionError: as `as_frame`.
     """
-    _check_frame(array, value_range)
+    check_frame(array, value_range)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.dtype == np.uint16 and value_range is not None:
@@ -100,14 +101,15 @@ def read_pixels(path: str | Path) -> npt.NDArray[Any]:
     return np.asarray(image)
 
 
-def _check_frame(array: Any, value_range: tuple[int, int] | None) -> None:
+def check_frame(array: Any, value_range: tuple[int, int] | None) -> None:
+    """What `as_pixels` raises, without looking at a pixel."""
     if not isinstance(array, np.ndarray):
         raise FrameError(f"a frame of type {type(array).__name__}", expected=f"a numpy array, {_EXPECTED}")
     if array.dtype == np.uint8 and array.size and array.ndim == 3 and array.shape[2] == 3:
         return  # what nearly every frame is
     got = f"a frame of dtype {array.dtype} and shape {array.shape}"
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
-        raise FrameError(got, expected=_EXPECTED, fix="drop alpha or extra axes: frame[:, :, :3]")
+        raise FrameError(got, expected=_EXPECTED, fix=_fix_of_axes(array))
     if array.size == 0:
         raise FrameError(got, expected="a frame with at least one pixel")
     if array.dtype == np.uint16:
@@ -117,10 +119,28 @@ def _check_frame(array: Any, value_range: tuple[int, int] | None) -> None:
                 expected=_EXPECTED,
                 fix="say what black and white are, for example value_range=(0, 4095) for a 12-bit camera",
             )
-        if not 0 <= value_range[0] < value_range[1] <= 65535:
-            raise FrameError(f"value_range={value_range}", expected="0 <= black < white <= 65535")
+        check_value_range(value_range)
     elif array.dtype != np.uint8:
         raise FrameError(got, expected=_EXPECTED, fix="convert it where its scale is known")
+
+
+def check_value_range(value_range: Any) -> None:
+    """Raise OptionError for what cannot be the (black, white) of 16-bit frames."""
+    try:
+        black, white = value_range
+        possible = bool(0 <= black < white <= 65535)
+    except (TypeError, ValueError):
+        possible = False
+    if not possible:
+        raise OptionError(f"value_range={value_range!r}", expected="(black, white) with 0 <= black < white <= 65535")
+
+
+def _fix_of_axes(array: npt.NDArray[Any]) -> str:
+    if array.ndim == 3 and array.shape[2] == 4:
+        return "drop alpha: frame[:, :, :3]"
+    if array.ndim == 4:
+        return "give several frames to inspect_batch or inspect_many"
+    return "bring it to H×W×3 or H×W: channels come last"
 
 
 def _to_uint8(array: npt.NDArray[Any], value_range: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -90,22 +90,19 @@ def command(
         value_range=None if value_range is None else cast(Any, parse_ints("--range", value_range, 2, ":", "0:4095")),
     )
     summary = Summary()
-    with detector, results or nullcontext():
+    with detector:
         detector.self_test()
         frames = itertools.islice(sources.frames(source, value_range=detector.value_range), limit)
         total = sources.count_images(source)
-        try:
-            shown = track(frames, "inspecting", total if limit is None else min(total or limit, limit))
-            # A camera's frame never waits for the next one.
-            for group in _groups(shown, 1 if sources.is_live(source) else detector.batch):
-                found = _inspect(detector, [content for _, content in group])
-                for (name, content), result in zip(group, found, strict=True):
-                    summary.add(name, result)
-                    if results is not None:
-                        results.add(name, result, _overlay(detector, results, content, result))
-        except KeyboardInterrupt:
-            if not sources.is_live(source):  # a camera has no end: there Ctrl-C is the ordinary way to stop
-                raise
+        shown = track(frames, "inspecting", total if limit is None else min(total or limit, limit))
+        # A camera's frame never waits for the next one.
+        groups = _groups(shown, 1 if sources.is_live(source) else detector.batch)
+        with results or nullcontext():  # not before the source is known to be one
+            try:
+                _inspect_all(detector, groups, summary, results)
+            except KeyboardInterrupt:
+                if not sources.is_live(source):  # a camera has no end: there Ctrl-C is the ordinary way to stop
+                    raise
     _report(summary, detector, out, as_json=json)
     return summary.exit_code
 
@@ -144,6 +141,20 @@ class Summary:
             "score": _percentiles(self.scores, min=0, median=50, max=100),
             "total_ms": _percentiles(self.total_ms, p50=50, p95=95, max=100),
         }
+
+
+def _inspect_all(
+    detector: Detector,
+    groups: Iterable[list[tuple[str, Any]]],
+    summary: Summary,
+    results: ResultsFolder | None,
+) -> None:
+    for group in groups:
+        found = _inspect(detector, [content for _, content in group])
+        for (name, content), result in zip(group, found, strict=True):
+            summary.add(name, result)
+            if results is not None:
+                results.add(name, result, _overlay(detector, results, content, result))
 
 
 def _groups(frames: Iterable[tuple[str, Any]], size: int) -> Iterator[list[tuple[str, Any]]]:

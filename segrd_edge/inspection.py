@@ -36,7 +36,8 @@ class Inspection:
     threshold: float  # at or above which the score is a defect
     anomaly_map: npt.NDArray[np.float32]  # h×w in [0, 1], at network resolution
     placement: Placement  # where the frame lies in the network image, letterbox included
-    regions: tuple[Region, ...]  # highest peak first; empty unless the verdict is "defect"
+    # Highest peak first; empty unless the verdict is "defect", and where a letterbox border alone made it one.
+    regions: tuple[Region, ...]
     timings_ms: dict[str, float]  # preprocess, engine, postprocess, total
     regions_left_out: int = 0  # further regions, beyond the Detector's `max_regions`
 

@@ -8,31 +8,31 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Callable
+import weakref
 from threading import Event, Lock, Thread
 
-from .errors import OptionError, SegrdError
+import numpy as np
+
+from .engines.base import Engine
+from .errors import SegrdError
 
 _log = logging.getLogger("segrd_edge")
 
 
 class KeepWarm:
-    """Calls `run` in a thread of its own after every `interval_ms` without a frame. It never waits for the engine's
+    """Runs the engine in a thread of its own after every `interval_ms` without a frame. It never waits for the engine's
     lock, and holds it for one run at most, which is how long a frame that arrives just then waits.
 
-    Args:
-        lock: the engine's.
-        run: one run of the engine; called with the lock held.
-        interval_ms: above 0.
+    Between runs it does not hold the engine: where a Detector is dropped without a close, both go.
 
-    Raises:
-        OptionError: an interval that cannot work.
+    Args:
+        lock: the engine's; held during a run.
+        interval_ms: above 0.
     """
 
-    def __init__(self, lock: Lock, run: Callable[[], object], interval_ms: float) -> None:
-        if not 0 < interval_ms < float("inf"):
-            raise OptionError(f"keep_warm_ms={interval_ms}", expected="milliseconds above 0, for example 100")
-        self._lock, self._run, self._interval_s = lock, run, interval_ms / 1e3
+    def __init__(self, lock: Lock, engine: Engine, interval_ms: float) -> None:
+        self._lock, self._engine, self._interval_s = lock, weakref.ref(engine), interval_ms / 1e3
+        self._blank = np.zeros((*engine.input_hw, 3), np.uint8)
         self._frame_came = Event()
         self._closed = False
         self.runs = 0  # so far
@@ -54,15 +54,22 @@ class KeepWarm:
         atexit.unregister(self.close)
 
     def _loop(self) -> None:
-        while not self._closed:
+        while not self._closed and self._engine() is not None:
             if self._frame_came.wait(self._interval_s):
                 self._frame_came.clear()
             elif self._lock.acquire(blocking=False):
                 try:
                     self._run()
-                    self.runs += 1
                 except SegrdError as error:  # the next frame meets the same and raises it
                     _log.warning("keeping the engine warm has ended: %s", error)
-                    return
+                    break
                 finally:
                     self._lock.release()
+        if not self._closed:  # else `close` does it
+            atexit.unregister(self.close)
+
+    def _run(self) -> None:
+        engine = self._engine()
+        if engine is not None:
+            engine.run(self._blank)
+            self.runs += 1

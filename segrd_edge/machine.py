@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .errors import EngineError
+
 # What decides how fast a network runs on a processor, by the kernel's names.
 _CPU_FLAGS = (
     *("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
@@ -18,9 +20,21 @@ _CPU_FLAGS = (
 
 
 def cache_folder() -> Path:
-    """Where engines and downloads are kept: $SEGRD_CACHE, or segrd-edge in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SEGRD_CACHE") or Path(base) / "segrd-edge")
+    """Where engines and downloads are kept: $SEGRD_CACHE, or segrd-edge in the user's cache folder.
+
+    Raises:
+        EngineError: neither is known.
+    """
+    if chosen := os.environ.get("SEGRD_CACHE"):
+        return Path(chosen)
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:  # a container's user without an entry in /etc/passwd
+        raise EngineError(
+            "this user has no home folder, so there is no cache folder for engines and downloads",
+            fix="set SEGRD_CACHE to a folder that this user can write",
+        ) from error
+    return base / "segrd-edge"
 
 
 def cpu() -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .detector import Detector
-from .errors import OptionError, PoolError, QueueFullError
+from .errors import FrameError, OptionError, PoolError, QueueFullError
 from .inspection import Inspection
 
 if TYPE_CHECKING:
@@ -76,11 +76,13 @@ class DetectorPool:
 
         inspected   `outcome.inspection` is the result
         dropped     its place was needed for another frame, or the pool was closed without draining
-        late        its deadline passed before the engine began with it, so it was not computed
+        late        its deadline passed before the engine began with it, so it was not computed; or before it began once
+                    more, after a shared run failed
         failed      `outcome.error` is what `Detector.inspect` raised for this frame; the pool goes on. Should the
                     pool's own thread ever end by an error, everything that waits fails, and `submit` raises
 
-    A future never raises by itself and cannot be cancelled.
+    A future never raises by itself and cannot be cancelled. Leave the pool by `with` or call `close`: until then its
+    thread keeps it and the detector.
 
     Order: the futures of a camera are fulfilled in the order in which its frames were submitted, also where a newer
     frame is dropped while an older one is in the engine. Cameras do not wait for each other. All futures are fulfilled
@@ -101,8 +103,10 @@ class DetectorPool:
 
     Turns: each camera that has a frame gives one, in turn, so a fast camera does not starve a slow one. Where the graph
     takes a batch, frames that wait share a run; with `companions_ms` above 0, an incomplete batch is held back until it
-    is complete or its oldest frame was submitted that long ago. A frame whose deadline ends sooner is not held. Where
-    a shared run fails, its frames are inspected one by one, so that each gets its own inspection or its own error.
+    is complete or its oldest frame was submitted that long ago. A frame whose deadline ends sooner is not held. A frame
+    that the detector refuses fails, and the others still share a run. Where the engine fails in a shared run, its
+    frames are inspected one by one, so that each gets its own inspection or its own error. With tiles, where a frame
+    takes several runs by itself, frames take turns one by one.
 
     Args:
         detector: stays the caller's, who closes it after the pool.
@@ -138,7 +142,8 @@ class DetectorPool:
             raise OptionError(f"max_waiting={max_waiting}", expected="at least 1")
         if wait_ms is not None and when_full != "wait":
             raise OptionError(f"wait_ms={wait_ms} with when_full={when_full!r}", expected="when_full='wait'")
-        self._detector, self._batch = detector, detector.batch
+        self._detector = detector
+        self._batch = detector.batch if detector.preprocess.tile_hw is None else 1  # frames of one turn
         self._when_full, self._max_waiting, self._copy_frames = when_full, max_waiting, copy_frames
         self._wait_s = math.inf if wait_ms is None else _milliseconds("wait_ms", wait_ms) / 1e3
         self._deadline_ms = None if deadline_ms is None else _milliseconds("deadline_ms", deadline_ms)
@@ -197,6 +202,8 @@ class DetectorPool:
             outcome = await taken
 
         Submit the frames of one camera from one task. Copying and waiting for room happen in a thread of the loop's.
+        Cancelling (`asyncio.wait_for`) does not reach that thread: the pool may still take the frame. What limits the
+        wait is `wait_ms`.
 
         Raises:
             As `submit`.
@@ -347,8 +354,24 @@ class DetectorPool:
         if len(tickets) == 1:
             tickets[0].decide("failed", error=result)
             return
+        if isinstance(result, FrameError | OptionError):
+            self._fail_refused(tickets)
+        rest = [ticket for ticket in tickets if ticket.outcome is None]
+        # Without the frames that were refused the others share a run; a run that failed by itself tells no more.
+        for group in [rest] if len(rest) < len(tickets) else [[ticket] for ticket in rest]:
+            for ticket in group:
+                if ticket.is_late():
+                    ticket.decide("late")
+            if in_time := [ticket for ticket in group if ticket.outcome is None]:
+                self._inspect(in_time)
+
+    def _fail_refused(self, tickets: list[_Ticket]) -> None:
         for ticket in tickets:
-            self._inspect([ticket])
+            try:
+                self._detector.check_frame(ticket.frame)
+            except Exception as error:  # noqa: BLE001, PERF203  (whatever it is belongs to this frame; as `_attempt`)
+                _release_variables(error)
+                ticket.decide("failed", error=error)
 
 
 @dataclass(eq=False)

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import FrameError, OptionError
+from .frames import check_value_range
 from .tiles import TileGrid, tile_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -102,7 +103,8 @@ class Preprocess:
     """How a frame becomes what the network sees. Stored in the run and in the bundle.
 
     Raises:
-        OptionError: a size that is not a multiple of 32, an unknown fit or pixel order, an impossible crop or tile.
+        OptionError: a size that is not a multiple of 32, an unknown fit or pixel order, an impossible fill, value
+            range, crop or tile.
     """
 
     size_hw: tuple[int, int] = (256, 256)  # network size
@@ -127,6 +129,10 @@ class Preprocess:
             raise OptionError(f"unknown fit {self.fit!r}", expected="'stretch' or 'letterbox'")
         if self.pixel_order not in ("rgb", "bgr"):
             raise OptionError(f"unknown pixel order {self.pixel_order!r}", expected="'rgb' or 'bgr'")
+        if not (isinstance(self.fill, int) and 0 <= self.fill <= 255):
+            raise OptionError(f"fill={self.fill!r}", expected="a grey level, 0 to 255")
+        if self.value_range is not None:
+            check_value_range(self.value_range)
         crop = self.crop_xywh
         if crop is not None and (len(crop) != 4 or min(crop[:2]) < 0 or min(crop[2:]) < 1):
             raise OptionError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Any, Literal, get_args
@@ -23,7 +23,8 @@ from .frames import IMAGE_SUFFIXES
 from .inspection import Inspection
 
 OverlayChoice = Literal["all", "defects", "none"]
-LOG, TABLE = "results.jsonl", "results.csv"
+LOG, TABLE, OVERLAYS = "results.jsonl", "results.csv", "overlays"
+LOGS = (LOG, f"{LOG}.part")  # a folder with one of them holds results
 _COLUMNS = ("name", "verdict", "score", "threshold", "regions", "largest_area_px", "total_ms", "error")
 _JPEG_QUALITY = 92
 
@@ -35,7 +36,8 @@ class ResultsFolder:
         folder: made if missing.
         overlays: which frames get an overlay, `overlays/<name>.jpg`.
         with_csv: also write results.csv.
-        force: replace the logs of an earlier run.
+        force: replace the results of an earlier run: when this one is complete, what is left of the earlier goes, its
+            results.csv and the overlays that its log names.
 
     Raises:
         OptionError: the folder holds an earlier run and `force` is not set, or an unknown `overlays`.
@@ -71,6 +73,7 @@ class ResultsFolder:
     ) -> None:
         self._closing.close()
         if kind is None:
+            self._remove_earlier()
             for name in self._names:
                 os.replace(self._folder / f"{name}.part", self._folder / name)
 
@@ -90,12 +93,19 @@ class ResultsFolder:
             return False
         return self._overlays == "all" or (self._overlays == "defects" and result.is_defect)
 
+    def _remove_earlier(self) -> None:
+        if not (self._folder / LOG).exists():
+            return
+        for overlay in _overlays_of(self._folder / LOG) - self._drawn:
+            (self._folder / overlay).unlink(missing_ok=True)
+        (self._folder / TABLE).unlink(missing_ok=True)  # this run's own still has its other name
+
     def _write(self, name: str, overlay: npt.NDArray[np.uint8]) -> str:
         stem, dot, suffix = name.rpartition(".")
         is_file = f"{dot}{suffix}".lower() in IMAGE_SUFFIXES  # frames of a video have no suffix to lose
-        relative = PurePosixPath("overlays", f"{stem if is_file else name}.jpg")
+        relative = PurePosixPath(OVERLAYS, f"{stem if is_file else name}.jpg")
         if relative in self._drawn:  # a.png beside a.bmp
-            relative = PurePosixPath("overlays", f"{name}.jpg")
+            relative = PurePosixPath(OVERLAYS, f"{name}.jpg")
         self._drawn.add(relative)
         target = self._folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +114,18 @@ class ResultsFolder:
             raise SegrdError(f"{target}: OpenCV cannot encode this overlay as JPEG")
         target.write_bytes(content.tobytes())
         return str(relative)
+
+
+def _overlays_of(log: Path) -> set[PurePosixPath]:
+    """The overlays that a log names, below `overlays/` and nowhere else; lines that are none say nothing."""
+    found = set()
+    with open(log, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            with suppress(ValueError, TypeError, KeyError):
+                path = PurePosixPath(json.loads(line)["overlay"])
+                if path.parts[:1] == (OVERLAYS,) and ".." not in path.parts:
+                    found.add(path)
+    return found
 
 
 def _row(name: str, result: Inspection | SegrdError) -> tuple[Any, ...]:

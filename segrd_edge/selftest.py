@@ -1,7 +1,7 @@
 """The self-test: an engine on the bundle's golden images must give what ONNX Runtime gave at export.
 
-It is run where a bundle is opened on a machine, and after every build of an engine: kernels are chosen by timing there,
-and TensorRT has had releases whose answers differed within one batch.
+segrd-inspect and segrd-doctor run it, and it follows every build of a TensorRT engine: kernels are chosen by timing
+there, and there have been releases whose answers differed within one batch. A program calls `Detector.self_test`.
 """
 
 from __future__ import annotations

@@ -13,23 +13,33 @@ import numpy.typing as npt
 
 from .errors import DataError, FrameError, SegrdError
 from .frames import IMAGE_SUFFIXES, read_frame
+from .results import LOGS, OVERLAYS
 
 NamedFrame = tuple[str, "npt.NDArray[np.uint8] | SegrdError"]
 
 
 def is_live(source: str | Path) -> bool:
-    """Whether the source is a camera: an index such as "0", or a URL such as rtsp://camera/stream."""
+    """Whether the source is a camera: an index such as "0", or a URL such as rtsp://camera/stream. A folder that is
+    called so is a folder."""
+    if Path(source).is_dir():
+        return False
     return str(source).isdecimal() or "://" in str(source)
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """All images below a folder, sorted by path.
+    """All images below a folder, sorted by path; but for overlays that segrd-inspect drew there.
 
     Raises:
         DataError: there are none.
     """
     folder = Path(folder)
-    images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    found = list(folder.rglob("*"))
+    drawn = {path.parent / OVERLAYS for path in found if path.name in LOGS}
+    images = sorted(
+        path
+        for path in found
+        if path.suffix.lower() in IMAGE_SUFFIXES and drawn.isdisjoint(path.parents) and path.is_file()
+    )
     if not images:
         raise DataError(f"{folder}: no images in this folder", expected="files ending in " + ", ".join(IMAGE_SUFFIXES))
     return images

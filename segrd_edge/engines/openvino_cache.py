@@ -5,14 +5,15 @@
 
 Compiling INT8 takes OpenVINO most of a start, and reading it back a fifth of that (docs/latency.md). A blob counts
 only if its record is whole, holds exactly the key that is asked for, and has the blob's checksum; else it is made
-again. Where the folder cannot be written, nothing is kept. The least recently used blobs go where all together exceed
-the limit.
+again. Where there is no folder, or it cannot be written, nothing is kept. The least recently used blobs go where all
+together exceed the limit.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,16 @@ def key_of(graph_sha256: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def read(key: Mapping[str, Any]) -> bytes | None:
     """The blob that was kept under a key, None where there is none that can be trusted."""
-    found = _store().read(_name(key), key)
-    return None if found is None else found[0]
+    with suppress(EngineError):
+        found = _store().read(_name(key), key)
+        return None if found is None else found[0]
+    return None
 
 
 def keep(key: Mapping[str, Any], blob: bytes) -> None:
     """Write a blob, and remove others until the folder keeps to its limit."""
-    store = _store()
     try:
+        store = _store()
         store.write(_name(key), key, blob)
     except EngineError as error:
         _logger.info("what OpenVINO compiled is not kept: %s", error)
@@ -59,16 +62,19 @@ def keep(key: Mapping[str, Any], blob: bytes) -> None:
     for entry in entries[:-1]:  # never the one just written
         if total <= _LIMIT_BYTES:
             break
-        store.remove(entry.name)
+        with suppress(OSError):  # another user's
+            store.remove(entry.name)
         total -= entry.size_bytes
 
 
 def forget(key: Mapping[str, Any]) -> None:
     """Remove what is kept under a key."""
-    _store().remove(_name(key))
+    with suppress(EngineError, OSError):  # of a folder that may only be read; it is refused again, and made again
+        _store().remove(_name(key))
 
 
 def _store() -> Store:
+    """Raises EngineError where there is no cache folder."""
     return Store(machine.cache_folder() / "openvino", ".blob")
 
 

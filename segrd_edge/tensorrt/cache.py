@@ -40,7 +40,6 @@ _logger = logging.getLogger("segrd_edge")
 WAITING = "Waiting for another process that prepares this engine"
 LIMIT_VARIABLE = "SEGRD_CACHE_LIMIT_GB"
 _DEFAULT_LIMIT_GB = 4.0
-_MOST_GPUS = 32
 _TIMING_FIELDS = ("flavour", "version", "gpu", "compute_capability", "os", "architecture")
 
 
@@ -311,7 +310,9 @@ class _Machines:
     """This machine as keys describe it: once for each of its GPUs; without one, as TensorRT-RTX builds there."""
 
     def __init__(self) -> None:
-        self._gpus = _gpus()
+        self._gpus: list[driver.Gpu] = []
+        with suppress(EngineError):  # no driver, or no GPU
+            self._gpus = driver.gpus()
         self._by_flavour: dict[str, list[dict[str, Any]] | None] = {}
 
     def can_use(self, key: Mapping[str, Any]) -> bool:
@@ -329,14 +330,6 @@ class _Machines:
             return [machine_fields(flavour, gpu) for gpu in self._gpus or without]
         except EngineError:
             return None
-
-
-def _gpus() -> list[driver.Gpu]:
-    found: list[driver.Gpu] = []
-    with suppress(EngineError):  # past the last one, or no driver at all
-        while len(found) < _MOST_GPUS:
-            found.append(driver.gpu(len(found)))
-    return found
 
 
 def _limit_bytes() -> int:

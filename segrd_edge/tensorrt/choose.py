@@ -2,7 +2,8 @@
 
 INT8 is not always faster: formats that change back and forth can cost more than the smaller numbers save, and that
 depends on the GPU. So it is measured on the very device, once; the decision lies in the cache beside the engines, under
-everything that it depends on, so that a new driver, GPU, TensorRT or bundle decides again.
+everything that it depends on, so that a new driver, GPU, TensorRT or bundle decides again. Where one of them failed for
+want of memory, which another program may have had at that moment, the decision is not kept.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..preprocess import Preprocess
 from ..selftest import golden_frame
 from .build import BuildOptions
 from .cache import CachedEngine, EngineCache, Key, name_of
-from .prepare import Prepared, Setup, prepare_one
+from .prepare import Prepared, Setup, is_lack_of_memory, prepare_one
 from .progress import Progress
 from .timing import time_engines
 
@@ -129,7 +130,7 @@ def prepare(
     name = name_of(flavour, key)
     with setup.cache.deciding(name, progress):
         choice = _remembered(setup, name, key, fallback) or _decide(setup, wanted, fallback)
-        if choice.was_decided:
+        if choice.was_decided and not any(is_lack_of_memory(candidate.error) for candidate in choice.candidates):
             setup.cache.decisions.write(name, key, facts=_to_record(choice))
     return choice
 
@@ -155,7 +156,8 @@ def _remembered(setup: Setup, name: str, key: Mapping[str, Any], fallback: bool)
     if found is None:
         return None
     record = found[1]
-    if not fallback and any(figures["error"] for figures in record["candidates"]):
+    errors = [figures["error"] for figures in record["candidates"] if figures["error"]]
+    if errors and (not fallback or any(map(is_lack_of_memory, errors))):  # memory: an earlier release kept these too
         return None
     try:
         prepared = prepare_one(setup, record["precision"])

@@ -104,7 +104,7 @@ def prepare_one(setup: Setup, precision: Precision) -> Prepared:
     try:
         engine = _load(setup, cached)
     except EngineError as error:
-        if _LACK_OF_MEMORY.search(error.what):  # which another program has, at this moment
+        if is_lack_of_memory(error.what):  # which another program has, at this moment
             raise
         setup.cache.discard(cached.key)
         if cached.was_built:
@@ -117,6 +117,11 @@ def prepare_one(setup: Setup, precision: Precision) -> Prepared:
     except BaseException:
         engine.close()
         raise
+
+
+def is_lack_of_memory(error: str) -> bool:
+    """Whether an engine failed for want of memory, and so may work once another program has given some back."""
+    return _LACK_OF_MEMORY.search(error) is not None
 
 
 def _load(setup: Setup, cached: CachedEngine) -> TensorRtEngine:

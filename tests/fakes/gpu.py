@@ -75,6 +75,7 @@ def install(
     package = requirements.Package(tensorrt.__version__, 13)
     monkeypatch.setattr(requirements, "installed_package", lambda flavour: package if flavour in flavours else None)
     monkeypatch.setattr(driver, "gpu", lambda index=0: _described(gpu, index))
+    monkeypatch.setattr(driver, "gpus", lambda: [_described(gpu, 0)])
     return gpu
 
 

@@ -135,10 +135,11 @@ def test_lean_says_what_keeps_tensorrt_itself_from_working(
     assert "tensorrt needs the package 'tensorrt'" in done.stderr
 
 
-def test_what_cannot_be_is_refused(bundle_path: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused(bundle_path: Path, tmp_path: Path, fake_gpu: FakeGpu) -> None:
     for arguments, what in (
         ([], "no bundle"),
         ([bundle_path, "--out", tmp_path / "x.segrd"], "--out without --lean"),
+        ([bundle_path, "--lean", "--out", tmp_path / "x.zip"], f"{tmp_path / 'x.zip'}: a bundle's name ends in .segrd"),
         ([bundle_path, "--engine", "openvino"], "--engine openvino"),
         ([bundle_path, "--engine", "tensorrt-rtx", "--lean"], "tensorrt-rtx, which has no lean runtime"),
         ([bundle_path, "--precision", "fp16"], "no fp16 graph"),
@@ -148,6 +149,7 @@ def test_what_cannot_be_is_refused(bundle_path: Path, tmp_path: Path) -> None:
         done = build(*arguments)
         assert done.exit_code == 2
         assert f"error: {what}" in done.stderr or what in done.stderr.splitlines()[0]
+    assert fake_gpu.counts["build"] == 0
 
 
 def test_ctrl_c_ends_it_and_leaves_nothing_half_done(

@@ -153,6 +153,9 @@ def test_a_compressed_copy_is_refused(bundle_path: Path, tmp_path: Path) -> None
         ({"default_precision": "fp16"}, "default_precision fp16 has no graph", "segrd-export"),
         ({"preprocess": {"size_hw": [63, 64]}}, "preprocess: Value error, network size 63x64", "segrd-export"),
         ({"map_spec": {"unknown": 1}}, "map_spec: Value error", "segrd-export"),
+        ({"map_spec": {"activation": "relu"}}, "map_spec: Value error, activation='relu'", "segrd-export"),
+        ({"map_spec": {"sigma_px": -1}}, "map_spec: Value error, sigma_px=-1", "segrd-export"),
+        ({"map_spec": {"top_pixels": 0}}, "map_spec: Value error, top_pixels=0", "segrd-export"),
     ],
 )
 def test_an_invalid_manifest_says_what_is_wrong(
@@ -187,12 +190,15 @@ def test_golden_names_missing_arrays(bundle_path: Path, tmp_path: Path) -> None:
         bundle.golden()
 
 
-def test_members_are_checked_again_when_read(bundle_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "what"), [(b"other", "was changed"), (None, "is missing: the file was replaced")])
+def test_members_are_checked_again_when_read(
+    bundle_path: Path, tmp_path: Path, content: bytes | None, what: str
+) -> None:
     path = tmp_path / "part.segrd"
     shutil.copy(bundle_path, path)
     bundle = Bundle.open(path)
-    repack(bundle_path, path, {"graphs/fp32.onnx": b"other"}, sums=True)
-    with pytest.raises(BundleError, match=r"graphs/fp32\.onnx was changed"):
+    repack(bundle_path, path, {"graphs/fp32.onnx": content}, sums=True)
+    with pytest.raises(BundleError, match=rf"graphs/fp32\.onnx {what}"):
         bundle.graph("fp32")
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from segrd_edge import Bundle, Detector
+from segrd_edge.counting import Counting
 from segrd_edge.engines import EngineOutput, engine_class
 from segrd_edge.errors import EngineError, FrameError, OptionError
-from segrd_edge.preprocess import Preprocess
+from segrd_edge.preprocess import Placement, Preprocess
 from segrd_edge.selftest import TOLERANCE, golden_frame
 
 WHITE_ANOMALY = (215 + 135 + 55) / 3 / 255
@@ -144,6 +145,31 @@ def test_refuses_what_is_no_frame(detector: Detector, frame: Any) -> None:
     assert caught.value.expected
 
 
+@pytest.mark.parametrize("shape", [(8, 10, 3), (8, 10, 1), (8, 10), (8,)])
+def test_one_frame_is_no_sequence_of_frames(detector: Detector, shape: tuple[int, ...]) -> None:
+    for inspect in (detector.inspect_batch, detector.inspect_many):
+        with pytest.raises(FrameError, match="one frame, not a sequence") as caught:
+            inspect(np.zeros(shape, np.uint8))
+        assert caught.value.expected
+
+
+def test_a_stack_of_frames_is_a_sequence(detector: Detector) -> None:
+    for shape in ((2, 8, 10, 3), (2, 8, 10)):
+        assert len(detector.inspect_batch(np.zeros(shape, np.uint8))) == 2  # type: ignore[arg-type]
+
+
+def test_a_frame_is_checked_as_it_is_inspected(bundle_path: Path, painter: Callable[..., np.ndarray]) -> None:
+    frames = [painter((120, 180)), painter((40, 40)), painter((120, 180)).astype(float), None]
+    with Detector(bundle_path, roi_xywh=(0, 0, 50, 50)) as detector:
+        detector.check_frame(frames[0])
+        for refused in frames[1:]:
+            with pytest.raises((FrameError, OptionError)) as inspected:
+                detector.inspect(refused)  # type: ignore[arg-type]
+            with pytest.raises(type(inspected.value)) as checked:
+                detector.check_frame(refused)  # type: ignore[arg-type]
+            assert str(checked.value) == str(inspected.value)
+
+
 def test_layout_and_channel_order_do_not_matter(
     bundle_path: Path, detector: Detector, defect_frame: np.ndarray
 ) -> None:
@@ -177,8 +203,6 @@ def test_of_many_regions_the_strongest_are_reported(bundle_path: Path, good_fram
     assert fewer.regions_left_out == len(found.regions) - 2 > 0
     assert fewer.regions == found.regions[:2]
     assert fewer.to_dict()["regions_left_out"] == fewer.regions_left_out
-    with pytest.raises(OptionError, match="max_regions=0"):
-        Detector(bundle_path, max_regions=0)
 
 
 def test_grey_is_what_three_equal_channels_are(detector: Detector, defect_frame: np.ndarray) -> None:
@@ -235,6 +259,23 @@ def test_minimum_area_decides_the_verdict(
     assert inspection.score >= inspection.threshold
 
 
+def test_a_letterbox_border_makes_no_region(
+    make_bundle: Callable[..., Path], tmp_path: Path, painter: Callable[..., np.ndarray]
+) -> None:
+    """Its grey is 0.217 away from the part's colour, and the graph knows nothing of a border."""
+    preprocess = Preprocess(size_hw=(64, 96), fit="letterbox").to_dict()
+    path = make_bundle(tmp_path / "letterbox.segrd", preprocess=preprocess)
+    with Detector(path, precision="fp32", threshold=0.1) as detector:
+        border = detector.inspect(painter((100, 100)))
+        (region,) = detector.inspect(painter((100, 100), (0, 40, 30, 30))).regions
+    with Detector(path, precision="fp32", threshold=0.1, min_area_px=1) as detector:
+        assert not detector.inspect(painter((100, 100))).is_defect
+    assert border.score == pytest.approx(0.217, abs=1e-3)
+    assert (border.verdict, border.regions, border.regions_left_out) == ("defect", (), 0)
+    assert region.box_xywh[0] == 0
+    assert region.area_px == pytest.approx(900, rel=0.2)
+
+
 def test_areas_in_mm2(bundle_path: Path, defect_frame: np.ndarray) -> None:
     with Detector(bundle_path, precision="fp32", mm_per_px=0.1) as detector:
         (region,) = detector.inspect(defect_frame).regions
@@ -249,6 +290,20 @@ def test_region_of_interest(bundle_path: Path, painter: Callable[..., np.ndarray
         assert region.box_xywh[0] >= 118
         elsewhere = detector.inspect(painter((120, 180), (10, 10, 30, 30)))
     assert (elsewhere.verdict, elsewhere.score, elsewhere.regions) == ("good", 0.0, ())
+
+
+def test_what_counts_is_worked_out_once_per_frame_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    work_out = Placement.mask_to_network
+    monkeypatch.setattr(Placement, "mask_to_network", lambda *args: made.append(1) or work_out(*args))
+    counting, preprocess = Counting((0, 0, 20, 20), None), Preprocess(size_hw=(64, 96))
+    for _ in range(3):
+        for frame_hw in ((60, 90), (120, 180)):
+            assert counting.at_network_size(preprocess.placement(frame_hw)) is not None
+    assert len(made) == 2
+    for side in range(60, 160):  # a few are kept, not all that ever came
+        counting.at_network_size(preprocess.placement((side, side)))
+    assert len(counting._by_placement) <= 16
 
 
 def test_ignore_mask(bundle_path: Path, painter: Callable[..., np.ndarray]) -> None:
@@ -338,28 +393,62 @@ def test_areas_that_do_not_fit_the_frame(
     assert caught.value.expected
 
 
+@pytest.mark.parametrize("options", [{"precision": "fp16"}, {"threads": 0}])
+def test_options_that_the_engine_refuses(bundle_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError) as caught:
+        Detector(bundle_path, **options)
+    assert caught.value.expected
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"threshold": float("nan")},
         {"threshold": float("inf")},
+        {"threshold": "0.5"},
+        {"max_regions": 0},
+        {"max_regions": 100.0},
+        {"max_regions": float("nan")},
+        {"min_area_px": "5"},
         {"min_area_px": -1},
         {"mm_per_px": 0},
         {"mm_per_px": float("nan")},
         {"roi_xywh": (0, 0, 0, 5)},
         {"roi_xywh": (-1, 0, 5, 5)},
         {"roi_xywh": (1, 2, 3)},
+        {"roi_xywh": (1.0, 2.0, 3.0, 4.0)},
+        {"roi_xywh": "1,2,3,4"},
+        {"roi_xywh": 5},
         {"ignore_mask": np.zeros((4, 4), np.float32)},
         {"ignore_mask": np.zeros((4, 4, 3), np.uint8)},
-        {"precision": "fp16"},
+        {"ignore_mask": [[0]]},
         {"pixel_order": "grb"},
-        {"threads": 0},
+        {"value_range": (4095, 0)},
+        {"value_range": (0, 1, 2)},
+        {"value_range": ()},
+        *({"keep_warm_ms": interval_ms} for interval_ms in (0, -1, float("nan"), float("inf"), "5")),
     ],
 )
-def test_impossible_options_are_refused_at_once(bundle_path: Path, options: dict[str, Any]) -> None:
+def test_impossible_options_are_refused_at_once(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("segrd_edge.engines.open_engine", lambda *_: pytest.fail("opened an engine"))
     with pytest.raises(OptionError) as caught:
         Detector(bundle_path, **options)
+    (name,) = options
+    assert name.replace("_", " ") in caught.value.what.replace("_", " ")
     assert caught.value.expected
+
+
+def test_the_threshold_can_be_changed_and_is_checked(detector: Detector, defect_frame: np.ndarray) -> None:
+    assert detector.inspect(defect_frame).is_defect
+    detector.threshold = 0.9
+    above = detector.inspect(defect_frame)
+    assert (above.verdict, above.threshold) == ("good", 0.9)
+    for impossible in (float("nan"), float("inf"), "0.5", None):
+        with pytest.raises(OptionError, match="threshold="):
+            detector.threshold = impossible  # type: ignore[assignment]
+    assert detector.threshold == 0.9
 
 
 def test_close_is_idempotent_and_final(bundle_path: Path, good_frame: np.ndarray) -> None:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segrd_edge.errors import FrameError
+from segrd_edge.errors import FrameError, OptionError
 from segrd_edge.frames import as_frame, read_frame
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
@@ -74,10 +74,19 @@ def test_16_bit_is_exact_for_every_value(value_range: tuple[int, int]) -> None:
     np.testing.assert_array_equal(three, np.dstack([exact, exact[::-1], exact]))
 
 
-@pytest.mark.parametrize("value_range", [(5, 5), (-1, 10), (0, 65536), (10, 5)])
-def test_an_impossible_range_is_refused(value_range: tuple[int, int]) -> None:
-    with pytest.raises(FrameError, match="value_range"):
+@pytest.mark.parametrize("value_range", [(5, 5), (-1, 10), (0, 65536), (10, 5), (0, 1, 2), ("0", "9"), 5])
+def test_an_impossible_range_is_refused(value_range: Any) -> None:
+    with pytest.raises(OptionError, match="value_range"):
         as_frame(np.zeros((2, 2), np.uint16), value_range=value_range)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fix"), [((4, 4, 4), "[:, :, :3]"), ((2, 4, 4, 3), "inspect_batch"), ((3, 4, 5), "channels come last")]
+)
+def test_the_fix_is_that_of_the_shape(shape: tuple[int, ...], fix: str) -> None:
+    with pytest.raises(FrameError) as caught:
+        as_frame(np.zeros(shape, np.uint8))
+    assert fix in caught.value.fix
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])

@@ -131,6 +131,30 @@ def test_an_earlier_run_is_not_destroyed_silently(bundle_path: Path, folder: Pat
     assert len(read_lines(out)) == 1
 
 
+def test_a_forced_run_leaves_nothing_of_the_earlier_one(bundle_path: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    inspect(bundle_path, folder, "--out", out, "--csv")
+    (out / "overlays" / "mine.jpg").touch()
+    with open(out / "results.jsonl", "a") as log:
+        log.write('no line\n{"overlay": "../outside.jpg"}\n{"overlay": ""}\n')
+    (tmp_path / "outside.jpg").touch()
+    assert inspect(bundle_path, folder / "good.png", "--out", out, "--force").exit_code == 0
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert left == {"results.jsonl", "overlays/good.jpg", "overlays/mine.jpg"}
+    assert (tmp_path / "outside.jpg").exists()
+
+
+def test_results_inside_the_source_are_no_frames_of_the_next_run(bundle_path: Path, folder: Path) -> None:
+    for _ in range(2):
+        inspect(bundle_path, folder, "--out", folder / "results", "--force")
+        assert len(read_lines(folder / "results")) == 3
+
+
+def test_a_mistyped_source_leaves_no_folder(bundle_path: Path, tmp_path: Path) -> None:
+    assert inspect(bundle_path, tmp_path / "farmes", "--out", tmp_path / "out").exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_breaks_off_keeps_the_earlier_results(
     bundle_path: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Lock
 
@@ -10,10 +12,29 @@ import numpy as np
 import pytest
 
 from segrd_edge import Detector
-from segrd_edge.errors import EngineError, OptionError
+from segrd_edge.errors import EngineError
 from segrd_edge.keep_warm import KeepWarm
 
 LONG_S = 30  # a limit for what takes milliseconds
+
+
+class Runs:
+    """Stands in for an engine: calls a function in every run."""
+
+    input_hw = (4, 6)
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self._run = run
+
+    def run(self, image: np.ndarray) -> None:
+        assert image.shape == (4, 6, 3)
+        self._run()
+
+
+def keep_warm(lock: Lock, run: Callable[[], object]) -> tuple[KeepWarm, Runs]:
+    """Every millisecond; and the engine, which somebody has to hold."""
+    engine = Runs(run)
+    return KeepWarm(lock, engine, 1), engine  # type: ignore[arg-type]
 
 
 def test_runs_while_no_frame_comes_and_stops_when_closed() -> None:
@@ -25,7 +46,7 @@ def test_runs_while_no_frame_comes_and_stops_when_closed() -> None:
         if len(held) == 3:
             thrice.set()
 
-    warm = KeepWarm(lock, run, 1)
+    warm, _engine = keep_warm(lock, run)
     assert thrice.wait(LONG_S)
     warm.close()
     warm.close()
@@ -37,7 +58,7 @@ def test_runs_while_no_frame_comes_and_stops_when_closed() -> None:
 def test_never_waits_for_the_engine() -> None:
     lock = Lock()
     with lock:
-        warm = KeepWarm(lock, lambda: pytest.fail("ran while the engine was busy"), 1)
+        warm, _engine = keep_warm(lock, lambda: pytest.fail("ran while the engine was busy"))
         Event().wait(0.05)
         warm.close()
     assert warm.runs == 0
@@ -49,7 +70,7 @@ def test_ends_with_a_warning_when_the_engine_fails(caplog: pytest.LogCaptureFixt
 
     lock = Lock()
     with caplog.at_level(logging.WARNING, "segrd_edge"):
-        warm = KeepWarm(lock, fail, 1)
+        warm, _engine = keep_warm(lock, fail)
         warm._thread.join(LONG_S)
     assert not warm._thread.is_alive()
     assert not lock.locked()
@@ -63,23 +84,20 @@ import time
 from threading import Event, Lock
 from segrd_edge.keep_warm import KeepWarm
 started = Event()
-def run():
-    print("starts", flush=True)
-    started.set()
-    time.sleep(0.3)
-    print("ends", flush=True)
-warm = KeepWarm(Lock(), run, 1)
+class Engine:
+    input_hw = (4, 6)
+    def run(self, image):
+        print("starts", flush=True)
+        started.set()
+        time.sleep(0.3)
+        print("ends", flush=True)
+engine = Engine()
+warm = KeepWarm(Lock(), engine, 1)
 started.wait()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG_S, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split().count("starts") == done.stdout.split().count("ends") > 0
-
-
-@pytest.mark.parametrize("interval_ms", [0, -1, float("nan"), float("inf")])
-def test_refuses_an_impossible_interval(interval_ms: float) -> None:
-    with pytest.raises(OptionError, match="keep_warm_ms"):
-        KeepWarm(Lock(), lambda: None, interval_ms)
 
 
 def test_a_detector_that_is_kept_warm_gives_the_same(bundle_path: Path, defect_frame: np.ndarray) -> None:
@@ -95,4 +113,15 @@ def test_a_detector_that_is_kept_warm_gives_the_same(bundle_path: Path, defect_f
             np.testing.assert_array_equal(found.anomaly_map, expected.anomaly_map)
         keeper = warm._keep_warm
     assert keeper is not None
+    assert not keeper._thread.is_alive()
+
+
+def test_a_detector_that_nobody_closed_goes_and_its_thread_ends(bundle_path: Path, good_frame: np.ndarray) -> None:
+    detector = Detector(bundle_path, precision="fp32", keep_warm_ms=1)
+    detector.inspect(good_frame)
+    keeper, kept = detector._keep_warm, weakref.ref(detector)
+    assert keeper is not None
+    del detector
+    assert kept() is None
+    keeper._thread.join(LONG_S)
     assert not keeper._thread.is_alive()

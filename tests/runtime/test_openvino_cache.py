@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from segrd_edge import Detector, machine
 from segrd_edge.engines import openvino as engine_module
 from segrd_edge.engines import openvino_cache
+from segrd_edge.errors import EngineError
+from segrd_edge.store import Store
 
 openvino = pytest.importorskip("openvino")
 
@@ -101,6 +104,53 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     with caplog.at_level(logging.INFO, logger="segrd_edge"):
         _score(bundle_path, defect_frame)
     assert "is not kept" in caplog.text
+
+
+def test_without_a_home_nothing_is_kept(
+    bundle_path: Path, defect_frame: np.ndarray, compiled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SEGRD_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", _no_home)
+    with pytest.raises(EngineError, match="no home folder") as caught:
+        machine.cache_folder()
+    assert "SEGRD_CACHE" in caught.value.fix
+    for _ in range(2):
+        _score(bundle_path, defect_frame)
+    openvino_cache.forget({})
+    assert len(compiled) == 2
+
+
+def _no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_home_is_not_needed_where_the_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", _no_home)
+    assert machine.cache_folder() == folder.parent
+    monkeypatch.delenv("SEGRD_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    assert machine.cache_folder() == folder / "segrd-edge"
+
+
+def test_a_folder_that_may_only_be_read_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_cache, "_LIMIT_BYTES", 1000)
+    openvino_cache.keep({"graph": 1}, bytes(900))
+    write = Store.write
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError("another user's")
+
+    def written(*arguments: Any) -> Any:
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "remove", lambda *_: None)
+            return write(*arguments)
+
+    monkeypatch.setattr(Store, "remove", refuse)
+    monkeypatch.setattr(Store, "write", written)
+    openvino_cache.keep({"graph": 2}, bytes(900))  # over the limit: the first would have to go
+    openvino_cache.forget({"graph": 1})
+    assert openvino_cache.read({"graph": 1}) is not None
 
 
 def test_what_loads_fast_is_not_kept(

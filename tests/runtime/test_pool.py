@@ -28,7 +28,8 @@ from segrd_edge.preprocess import Preprocess
 
 LONG_S = 30  # a limit for what takes milliseconds
 POLICIES = ["wait", "drop_oldest", "drop_newest", "fail"]
-BROKEN = 999  # a frame that the detector fails on
+BROKEN = 999  # a frame that the engine fails on
+BAD = 888  # a frame that the detector refuses
 
 
 def frame(number: int) -> np.ndarray:
@@ -39,13 +40,16 @@ def frame(number: int) -> np.ndarray:
 class SteppedDetector:
     """Stands in for a Detector; each run waits for a `step`, unless it is `free`."""
 
-    def __init__(self, batch: int = 1, *, free: bool = False) -> None:
+    def __init__(self, batch: int = 1, *, free: bool = False, tile_hw: tuple[int, int] | None = None) -> None:
         self.batch = batch
+        self.preprocess = Preprocess(tile_hw=tile_hw)
         self.runs: list[list[int]] = []
         self.begun: SimpleQueue[list[int]] = SimpleQueue()
         self._free, self._steps = free, Semaphore(0)
 
     def inspect_batch(self, frames: list[np.ndarray]) -> list[Inspection]:
+        for item in frames:
+            self.check_frame(item)
         numbers = [int(item[0, 0]) for item in frames]
         self.runs.append(numbers)
         self.begun.put(numbers)
@@ -55,6 +59,10 @@ class SteppedDetector:
             raise EngineError("the GPU fell off the bus")
         placement = Preprocess(size_hw=(32, 32)).placement((2, 2))
         return [Inspection("good", n, 0.5, np.zeros((1, 1), np.float32), placement, (), {}) for n in numbers]
+
+    def check_frame(self, item: np.ndarray) -> None:
+        if item[0, 0] == BAD:
+            raise FrameError("a frame that is none")
 
     def step(self, runs: int = 1) -> None:
         self._steps.release(runs)
@@ -333,6 +341,47 @@ def test_in_a_shared_run_only_the_bad_frame_fails() -> None:
     assert detector.runs == [[0], [1, BROKEN, 3], [1], [BROKEN], [3]]
 
 
+def test_a_frame_that_the_detector_refuses_costs_the_others_no_run_of_their_own() -> None:
+    detector = SteppedDetector(batch=4)
+    with busy_pool(detector, "left", "right", when_full="fail", max_waiting=2) as (pool, _):
+        futures = [pool.submit("left", frame(number)) for number in (1, BAD)]
+        futures += [pool.submit("right", frame(number)) for number in (BAD, 4)]
+        detector.step(2)
+        assert [status for *_, status in told(*futures)] == ["inspected", "failed", "failed", "inspected"]
+    assert isinstance(futures[1].result().error, FrameError)
+    assert detector.runs == [[0], [1, 4]]
+
+
+def test_where_all_are_refused_nothing_runs() -> None:
+    detector = SteppedDetector(batch=2)
+    with busy_pool(detector, when_full="fail") as (pool, _):
+        futures = [pool.submit("left", frame(BAD)) for _ in range(2)]
+        detector.step()
+        assert [status for *_, status in told(*futures)] == ["failed", "failed"]
+    assert detector.runs == [[0]]
+
+
+def test_a_frame_that_is_late_after_a_failed_run_is_not_run_again(clock: Clock) -> None:
+    detector = SteppedDetector(batch=2)
+    with busy_pool(detector, when_full="fail") as (pool, _):
+        futures = [pool.submit("left", frame(BROKEN)), pool.submit("left", frame(2), deadline_ms=30)]
+        detector.step()
+        assert detector.begun.get(timeout=LONG_S) == [BROKEN, 2]
+        clock.now_s += 0.040
+        detector.step(2)
+        assert [status for *_, status in told(*futures)] == ["failed", "late"]
+    assert detector.runs == [[0], [BROKEN, 2], [BROKEN]]
+
+
+def test_with_tiles_frames_take_turns_one_by_one() -> None:
+    detector = SteppedDetector(batch=4, tile_hw=(32, 32))
+    with busy_pool(detector, when_full="fail", max_waiting=3) as (pool, _):
+        futures = [pool.submit("left", frame(number)) for number in (1, 2, 3)]
+        detector.step(4)
+        assert [status for *_, status in told(*futures)] == ["inspected"] * 3
+    assert detector.runs == [[0], [1], [2], [3]]
+
+
 def test_a_frame_that_the_detector_refuses_fails(bundle_path: Path, good_frame: np.ndarray) -> None:
     with Detector(bundle_path) as detector, DetectorPool(detector, ["left"], when_full="wait") as pool:
         futures = [pool.submit("left", item) for item in (good_frame, good_frame.astype(float), good_frame)]
@@ -585,10 +634,11 @@ def test_a_program_that_closes_nothing_ends() -> None:
 import time
 import numpy as np
 from threading import Event
-from segrd_edge import DetectorPool
+from segrd_edge import DetectorPool, Preprocess
 started = Event()
 class Slow:
     batch = 1
+    preprocess = Preprocess()
     def inspect_batch(self, frames):
         started.set()
         time.sleep(0.3)

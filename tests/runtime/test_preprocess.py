@@ -187,7 +187,17 @@ def test_survives_json(crop_xywh: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"size_hw": (33, 64)}, {"size_hw": (0, 64)}, {"fit": "crop"}, {"pixel_order": "x"}]
+    "changes",
+    [
+        {"size_hw": (33, 64)},
+        {"size_hw": (0, 64)},
+        {"fit": "crop"},
+        {"pixel_order": "x"},
+        {"fill": 300},
+        {"fill": 0.5},
+        {"value_range": (9, 0)},
+        {"value_range": (0, 1, 2)},
+    ],
 )
 def test_impossible_values_are_refused(changes: dict) -> None:
     with pytest.raises(OptionError):

@@ -28,6 +28,24 @@ def test_a_folder_is_read_recursively_in_order_past_bad_files(tmp_path: Path) ->
     assert count_images(tmp_path) == 4
 
 
+@pytest.mark.parametrize("log", ["results.jsonl", "results.jsonl.part"])
+@pytest.mark.parametrize("out", [".", "earlier"])
+def test_overlays_of_an_earlier_result_are_no_photographs(tmp_path: Path, out: str, log: str) -> None:
+    write_image(tmp_path / "1.png", 1)
+    write_image(tmp_path / "overlays of mine" / "2.png", 2)
+    write_image(tmp_path / out / "overlays" / "sub" / "1.jpg", 1)
+    (tmp_path / out / log).touch()
+    assert [name for name, _ in frames(tmp_path)] == ["1.png", "overlays of mine/2.png"]
+    assert count_images(tmp_path / out / "overlays") == 1  # where just they are asked for
+
+
+def test_a_folder_called_like_a_camera_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "0" / "1.png", 1)
+    monkeypatch.chdir(tmp_path)
+    assert [name for name, _ in frames("0")] == ["1.png"]
+    assert not is_live("0")
+
+
 def test_one_image(tmp_path: Path) -> None:
     write_image(tmp_path / "one.png", 9)
     ((name, frame),) = frames(tmp_path / "one.png")

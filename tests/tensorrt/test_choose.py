@@ -16,6 +16,7 @@ from segrd_edge.errors import EngineError
 from segrd_edge.machine import cache_folder
 from segrd_edge.manifest import Manifest
 from segrd_edge.tensorrt import choose, timing
+from segrd_edge.tensorrt import prepare as prepare_module
 from segrd_edge.tensorrt.build import BuildOptions
 from segrd_edge.tensorrt.choose import Choice, candidates, prepare
 
@@ -232,6 +233,30 @@ def test_a_decision_whose_engine_fails_now_is_made_again(fake_gpu: FakeGpu, take
     again = take()
     assert again.precision == "fp32"
     assert again.was_decided
+
+
+def test_a_passing_lack_of_memory_decides_nothing(
+    fake_gpu: FakeGpu, take: Callable[..., Choice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_gpu.run_ms.update(fp32=2.6, int8=1.9)
+    load = prepare_module._load
+
+    def short_of_memory(setup: Any, cached: Any) -> Any:
+        if b"QuantizeLinear" in cached.plan:
+            raise EngineError("tensorrt cannot load the engine: out of memory")
+        return load(setup, cached)
+
+    def written_all_the_same(error: str) -> bool:  # as an earlier release did
+        return False
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare_module, "_load", short_of_memory)
+        assert take().precision == "fp32"
+        assert not list((cache_folder() / "decisions").glob("*.json"))
+        patched.setattr(choose, "is_lack_of_memory", written_all_the_same)
+        assert take().precision == "fp32"
+    assert take().precision == "int8"
+    assert not take().was_decided
 
 
 def test_graphs_of_different_inputs_are_not_compared(
