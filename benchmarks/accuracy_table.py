@@ -12,6 +12,8 @@ COLUMNS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "iap", "iap90", "f
 # What INT8 is held to: losses of image AUROC and pixel AP, share of verdicts that turn, times as fast as fp32.
 MOST_AUROC_LOST, MOST_AP_LOST, MOST_TURNED, LEAST_SPEEDUP = 0.003, 0.01, 0.01, 2.5
 
+_WRONG = ("false_rejects", "escapes")
+
 
 def read_cells(out: Path) -> list[dict[str, Any]]:
     """The results of all cells that are there, sorted by name."""
@@ -28,7 +30,7 @@ def read_latency(out: Path) -> dict[str, Any]:
 def write_table(out: Path) -> None:
     """table.md from the JSON files: size and latency of the models, then a row per cell and precision."""
     cells, latency = read_cells(out), read_latency(out)
-    lines = ["# Accuracy", "", *_models_table(cells, latency), *_int8_table(cells, latency)]
+    lines = ["# Accuracy", "", *_models_table(cells, latency), *_int8_table(cells, latency), *_verdicts_table(cells)]
     for label in sorted({cell["label"] for cell in cells}):
         lines += _label_table(label, [cell for cell in cells if cell["label"] == label])
     lines += _comparison(cells)
@@ -37,11 +39,11 @@ def write_table(out: Path) -> None:
 
 def _models_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any]) -> list[str]:
     """Weights and multiply-accumulates of every label whose cells have them, and latency where it was measured: of the
-    category that has most labels."""
+    category that has most labels, and of equals of the one where least else ran."""
     models = {cell["label"]: cell["model"] for cell in cells if "model" in cell}
     if not models:
         return []
-    category = max(latency, key=lambda name: len(latency[name]["bundles"]), default="")
+    category = max(latency, key=lambda n: (len(latency[n]["bundles"]), -latency[n]["noisy_rounds"]), default="")
     measured = latency.get(category)
     lines = [
         "## Size and latency",
@@ -95,6 +97,20 @@ def _int8_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any]) -> lis
     return [*lines, ""]
 
 
+def _verdicts_table(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """False rejects and escapes of the test images at the threshold of fp32, where photographs of defects say so."""
+    wrong = {(cell["label"], cell["category"], cell["seed"]): cell["precisions"]["fp32"].get("wrong") for cell in cells}
+    rows = [
+        f"| {label} | {category} | {seed} | {' | '.join('{} of {}'.format(*found[k]) for k in _WRONG)} |"
+        for (label, category, seed), found in wrong.items()
+        if found
+    ]
+    if not rows:
+        return []
+    head = ["## Verdicts of fp32", "", "| model | category | seed | false rejects | escapes |"]
+    return [*head, "| --- | --- | ---: | ---: | ---: |", *rows, ""]
+
+
 def _speedup(latency: dict[str, Any] | None, cell: dict[str, Any]) -> float | None:
     """fp32's median over INT8's; None where not this cell's bundle was timed, but another seed's."""
     if latency is None or latency["cells"].get(cell["label"]) != cell["cell"]:
@@ -134,11 +150,12 @@ def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:
     clock = " of processor time" if first.get("clock") == "processor" else ""
     budget = f"{first['minutes']:g} minutes{clock} of training on {first['threads']} thread(s) of: {first['machine']}."
     settings = f"Teacher {first['teacher']['name']}, options {first['options'] or 'published'}, last checkpoint,"
-    dates = f"{min(c['date'] for c in cells)} to {max(c['date'] for c in cells)}."
+    dates = sorted({c["date"] for c in cells})
+    exported = " to ".join(dates[:: max(1, len(dates) - 1)])
     lines = [
         f"## {label}",
         "",
-        f"{budget} {settings} nothing selected on the test images. {dates}",
+        f"{budget} {settings} nothing selected on the test images. Exported {exported}.",
         "",
         "INT8 covers what its row names. Where it moves the score on the calibration frames beyond the limit, the "
         "bundle keeps fp32 as its default, and the INT8 row is what was refused.",

@@ -7,6 +7,11 @@ Two trainings of a few minutes differ by more than two heads do. Therefore all h
 first, and then learn from the same samples in the same steps: what is left is the head. Each becomes a run of its own,
 exported and evaluated like any. Heads thus get equal steps, which flatters the large ones: with equal time a small
 head gets more of them. An interrupted training continues; a head that has its result is done.
+
+    python -m segrd_edge.benchmarks.heads --latency --threads 1
+
+times all heads, fp32 and INT8 throughout, in one interleaved run. Time does not depend on the weights, so the networks
+are untrained.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, cast
 
 import torch
@@ -21,8 +27,6 @@ import typer
 from torch import Tensor, nn
 
 from segrd_edge.bundle import Bundle
-from segrd_edge.calibration.frames import FEWEST
-from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.console import console
 from segrd_edge.export.bundle import export_bundle
 from segrd_edge.preprocess import Preprocess
@@ -47,6 +51,7 @@ from .accuracy_table import LATENCY_FILE, latency_setting, milliseconds, read_ce
 from .candidate import Record, describe, write_json
 from .frames import choose_frames
 from .side_by_side import measure_bundles
+from .untrained import Network, build
 
 # Name → options of the model. GMACs of the head at 64×64: 31.3, 6.9, 5.5, 2.3, 1.4, 1.4.
 HEADS: dict[str, dict[str, Any]] = {
@@ -102,8 +107,10 @@ class AllHeads(HeadObjective):
 
 
 def main(
-    data: Annotated[Path, typer.Argument(help="Folder that holds the categories, at any depth.")],
-    category: Annotated[list[str], typer.Option(help="Category; repeatable.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder that holds the categories, at any depth.", show_default=False)
+    ] = Path(),
+    category: Annotated[list[str] | None, typer.Option(help="Category to train on; repeatable.")] = None,
     teacher: Annotated[str, typer.Option(help="Teacher, as segrd-train takes it.")] = "edge",
     textures: Annotated[Path | None, typer.Option(help="Texture folder.")] = None,
     head: Annotated[list[str] | None, typer.Option(help="Head; repeatable; default all of HEADS.")] = None,
@@ -114,7 +121,7 @@ def main(
     size: Annotated[int, typer.Option(help="Network size.")] = 256,
     int8: Annotated[bool, typer.Option(help="Calibrate and evaluate INT8 as well.")] = True,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Time all heads of the first category in turn, fp32 and INT8.")
+        bool, typer.Option("--latency", help="Time all heads in turn, fp32 and INT8, with untrained networks.")
     ] = False,
     out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("benchmarks/results/heads"),
     work: Annotated[Path, typer.Option(help="Where runs and bundles are written.")] = Path("runs/heads"),
@@ -123,7 +130,7 @@ def main(
     torch.set_num_threads(threads)
     names = head or list(HEADS)
     minutes = student_minutes + heads_minutes
-    for name in category:
+    for name in category or ():
         config = RunConfig(
             data=str(find_category(data, name)),
             model="destseg",
@@ -144,7 +151,7 @@ def main(
                 names_of = {"category": name, "head": each, "threads": threads}
                 write_json(file, measure_head(folder / each, int8=int8) | names_of)
     if latency:
-        write_json(out / LATENCY_FILE, time_heads(work / f"{category[0]}-seed{seed}", names, threads))
+        write_json(out / LATENCY_FILE, time_heads(names, size, threads))
     write_table(out)
 
 
@@ -185,19 +192,15 @@ def measure_head(folder: Path, *, int8: bool) -> Record:
     return describe(run, export_bundle(run, folder / "part.segrd", int8=int8, said=console.print))
 
 
-def time_heads(folder: Path, names: Sequence[str], threads: int) -> Record:
-    """Latency of every head, from the frame's bytes to the verdict; INT8 covers the whole network, whatever that moves.
-
-    Time does not depend on the weights, so the scales come from the fewest frames.
-    """
-    bundles = {}
-    for name in names:
-        timed = folder / name / "timed.segrd"
-        console.print(f"exporting {name} to be timed")
-        export_bundle(folder / name, timed, settings=Int8Settings(frames=FEWEST, scope="all"), evaluate=False)
-        bundles[name] = timed
-    frames = choose_frames(Bundle.open(bundles[names[0]]))
-    return measure_bundles(bundles, frames, threads=threads)
+def time_heads(names: Sequence[str], size: int, threads: int) -> Record:
+    """Latency of every head, from the frame's bytes to the verdict."""
+    with TemporaryDirectory(prefix="segrd-") as folder:
+        bundles = {name: Path(folder) / f"{name}.segrd" for name in names}
+        for name, path in bundles.items():
+            console.print(f"building {name}")
+            build(Network("destseg", None, size), path, HEADS[name])
+        frames = choose_frames(Bundle.open(bundles[names[0]]))
+        return measure_bundles(bundles, frames, threads=threads)
 
 
 METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro", "iap", "iap90")

@@ -88,19 +88,21 @@ def networks(models: Sequence[str] | None, sizes: Sequence[int] | None) -> list[
     return found
 
 
-def build(network: Network, path: Path) -> Bundle:
-    """Write a bundle of the network with random weights: fp32, and INT8 throughout.
+def build(network: Network, path: Path, options: Mapping[str, Any] | None = None) -> Bundle:
+    """Write a bundle of the network with random weights: fp32, and INT8 throughout. `options` are instead of a profile.
 
     Raises:
         ExportError: as the export.
     """
     preprocess = Preprocess((network.size, network.size))
-    options = profile_options(network.model, network.profile) if network.profile else {}
+    if options is None:
+        options = profile_options(network.model, network.profile) if network.profile else {}
     torch.manual_seed(0)
-    model: Any = create_model(RunConfig(data="", model=network.model, options=options, preprocess=preprocess)).eval()
+    config = RunConfig(data="", model=network.model, options=dict(options), preprocess=preprocess)
+    model: Any = create_model(config).eval()
     fp32 = build_deploy_graph(export_core(model, preprocess.size_hw), preprocess, model.map_spec)
     pictures = _noise(preprocess.size_hw)
-    int8 = calibrate(fp32, [_frame(picture) for picture in pictures], Int8Settings(scope="all")).model
+    int8 = calibrate(fp32, [_frame(picture) for picture in pictures], Int8Settings(scope="all", improve=())).model
     graphs: dict[Precision, ExportGraph] = {"fp32": for_processor(fp32), "int8": for_processor(int8)}
     members = {graph_file(name): graph.model.SerializeToString() for name, graph in graphs.items()}
     golden = npz(golden_outputs(graphs, pictures, preprocess))

@@ -54,6 +54,15 @@ def test_rows_and_what_int8_costs(tmp_path: Path) -> None:
     assert "8 minutes of training on 1 thread(s) of: a processor, 2 cores" in text
 
 
+def test_verdicts_at_the_threshold(tmp_path: Path) -> None:
+    known = cell("rd")
+    known["precisions"]["fp32"]["wrong"] = {"false_rejects": [1, 20], "escapes": [3, 63]}
+    text = table(tmp_path, known, cell("stfpm"))
+    assert "| rd | bottle | 0 | 1 of 20 | 3 of 63 |" in text
+    assert "| stfpm | bottle | 0 | – " not in text.partition("## Verdicts")[2].partition("\n## ")[0]
+    assert "Exported 2026-01-01." in text
+
+
 def test_settings_are_compared_where_both_have_a_cell(tmp_path: Path) -> None:
     cells = [cell(), cell(category="fabric01"), cell("edge", image_auroc=0.95)]
     text = table(tmp_path, *cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,13 @@ def test_the_table_compares_with_the_first_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", heads.HEADS)
 def test_every_head_can_be_built(name: str) -> None:
     assert model(heads.HEADS[name]).head is not None
+
+
+def test_heads_are_timed_without_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "measure_bundles", partial(heads.measure_bundles, rounds=2))
+    heads.main(latency=True, head=["width64-levels32"], size=64, threads=1, out=tmp_path, work=tmp_path / "work")
+    timed = json.loads((tmp_path / heads.LATENCY_FILE).read_text())["bundles"]
+    assert [(row["bundle"], row["precision"]) for row in timed] == [
+        ("width64-levels32", "fp32"), ("width64-levels32", "int8"),
+    ]  # fmt: skip
+    assert not (tmp_path / "work").exists()
