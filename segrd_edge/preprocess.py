@@ -29,6 +29,7 @@ from .tiles import TileGrid, tile_grid
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SIZE_MULTIPLE = 32  # the coarsest feature map of the backbones is 1/32 of the image
+_ROWS_FIRST = 5  # of the frame to one of the network's: from there on summing rows first is faster, by 1.4 to 4 times
 _BAND_BYTES = 1_500_000  # of a frame: averaging fewer takes about as long as waking a thread costs
 MOST_OVERLAP = 0.75  # of a tile; every pixel is then computed 16 times
 
@@ -289,7 +290,9 @@ def _average(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDAr
     one halving goes first: of a frame of 1024×1024 to 256×256 that leaves a quarter of the time. Not more than one,
     because each rounds by up to half a level.
 
-    It also averages in a single thread where the result is small, however large the frame. A large one is therefore cut
+    What shrinks by a large and crooked factor goes by `_average_rows_first`.
+
+    OpenCV averages in a single thread where the result is small, however large the frame. A large one is therefore cut
     into bands, whose edges lie on pixel edges before and after, one for each of OpenCV's threads.
     """
     height, width = image.shape[:2]
@@ -298,23 +301,47 @@ def _average(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDAr
         height, width = image.shape[:2]
     if (height, width) == size_hw:
         return image
+    is_crooked = height % size_hw[0] != 0 or width % size_hw[1] != 0
+    average = _average_rows_first if is_crooked and height >= _ROWS_FIRST * size_hw[0] else _average_at_once
     places = math.gcd(height, size_hw[0])  # where bands may begin
     count = min(places, cv2.getNumThreads(), image.size // _BAND_BYTES)
     if count < 2:
-        return np.asarray(cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+        return average(image, size_hw)
     averaged = np.empty((*size_hw, *image.shape[2:]), np.uint8)
     cuts = [places * i // count for i in range(count + 1)]
     before, after = ([cut * (side // places) for cut in cuts] for side in (height, size_hw[0]))
 
     def average_band(i: int) -> None:
         band = averaged[after[i] : after[i + 1]]
-        band[...] = cv2.resize(image[before[i] : before[i + 1]], band.shape[1::-1], interpolation=cv2.INTER_AREA)
+        band[...] = average(image[before[i] : before[i + 1]], band.shape[:2])
 
     others = [_threads(os.getpid()).submit(average_band, i) for i in range(1, count)]
     average_band(0)
     for other in others:
         other.result()
     return averaged
+
+
+def _average_at_once(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _average_rows_first(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The same mean, rounded once, in two passes: rows are summed, which OpenCV does at the pace of memory, and what is
+    left is averaged along the columns. Row i of the result is of the rows from i · H / h to (i + 1) · H / h."""
+    height, rows = image.shape[0], size_hw[0]
+    sums = np.empty((rows, *image.shape[1:]), np.float32)
+    for i in range(rows):
+        row = sums[i : i + 1]
+        first, before = divmod(i * height, rows)  # the row that it begins in, and how much of that lies before, in 1/h
+        last, within = divmod((i + 1) * height, rows)
+        cv2.reduce(image[first + (before > 0) : last], 0, cv2.REDUCE_SUM, dst=row, dtype=cv2.CV_32F)
+        if before:
+            cv2.scaleAdd(image[first : first + 1].astype(np.float32), 1 - before / rows, row, dst=row)
+        if within:
+            cv2.scaleAdd(image[last : last + 1].astype(np.float32), within / rows, row, dst=row)
+    averaged = cv2.resize(sums, size_hw[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.convertScaleAbs(averaged, alpha=rows / height), np.uint8)
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ import pytest
 
 from segrd_edge import preprocess as preprocess_module
 from segrd_edge.errors import FrameError, OptionError
-from segrd_edge.preprocess import Placement, Preprocess, shrink_or_grow
+from segrd_edge.preprocess import Placement, Preprocess, _average_rows_first, shrink_or_grow
 
 
 def axis_weights(source: int, target: int) -> np.ndarray:
@@ -66,8 +66,32 @@ def test_bands_give_the_same_pixels(
     monkeypatch.setattr(preprocess_module, "_BAND_BYTES", 1000)
     shape = frame_hw if channels == 1 else (*frame_hw, channels)
     frame = np.random.default_rng(4).integers(0, 256, shape, np.uint8)
-    expected = cv2.resize(frame, (96, 64), interpolation=cv2.INTER_AREA)
-    np.testing.assert_array_equal(shrink_or_grow(frame, (64, 96)), expected)
+    found = shrink_or_grow(frame, (64, 96))
+    monkeypatch.setattr(cv2, "getNumThreads", lambda: 1)
+    np.testing.assert_array_equal(found, shrink_or_grow(frame, (64, 96)))
+
+
+@pytest.mark.parametrize("frame_hw", [(333, 500), (480, 500), (1001, 1500), (2048, 131), (640, 100), (321, 97)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_first_is_the_exact_mean(frame_hw: tuple[int, int], channels: int) -> None:
+    """Of the area that a network pixel covers, in double precision; held to the rounding of one grey level."""
+    frame = np.random.default_rng(6).integers(0, 256, (*frame_hw, 3)[: 2 + (channels == 3)], np.uint8)
+    height, width = frame_hw
+    rows, columns = (_shares(side, size) for side, size in ((height, 64), (width, 96)))
+    exact = np.einsum("ih,hw...,jw->ij...", rows, frame.astype(np.float64), columns)
+    found = _average_rows_first(frame, (64, 96))
+    padded = np.pad(frame, [(1, 2), (3, 4), (0, 0)][: frame.ndim])
+    np.testing.assert_array_equal(_average_rows_first(padded[1:-2, 3:-4], (64, 96)), found)  # a crop
+    assert np.abs(found - exact).max() <= 0.5 + 1e-3
+    assert np.abs(shrink_or_grow(frame, (64, 96)) - exact).max() <= 1
+
+
+def _shares(side: int, size: int) -> np.ndarray:
+    """size×side: how much of every pixel lies in each of the larger ones, as shares of these."""
+    edges = np.arange(size + 1) * side / size
+    low, high = np.arange(side), np.arange(side) + 1
+    covered = np.minimum(edges[1:, None], high) - np.maximum(edges[:-1, None], low)
+    return np.clip(covered, 0, None) * size / side
 
 
 def test_a_fork_resizes_in_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
