@@ -41,16 +41,20 @@ def cpu() -> dict[str, Any]:
     """Processor, cores, those flags that matter to a network; flags, clock and governor are None where unreadable."""
     fields = _key_values(Path("/proc/cpuinfo"))
     flags = (fields.get("flags") or fields.get("Features") or "").split()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "model": fields.get("model name") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
-        "usable_cores": usable,
+        "usable_cores": usable_cores(),
         "mhz": float(fields["cpu MHz"]) if "cpu MHz" in fields else None,
         "governor": read_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         "flags": [flag for flag in _CPU_FLAGS if flag in flags] if flags else None,
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_gib() -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segrd_edge import engines
+from segrd_edge import engines, machine
 from segrd_edge.engines import EngineOptions
 from segrd_edge.errors import EngineError, OptionError
 
@@ -85,6 +85,17 @@ def test_accepts_any_memory_layout(name: str, deploy_graph: Callable[..., bytes]
     strided = np.repeat(image, 2, axis=1)[:, ::2]
     assert not strided.flags.c_contiguous
     np.testing.assert_array_equal(engine.run(strided).anomaly_map, expected)
+
+
+def test_openvino_pins_threads_only_where_it_has_all_cores(
+    deploy_graph: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else several in one process, a Detector per stream, all run on the first core."""
+    for cores, is_pinned in ((2, False), (1, True)):
+        monkeypatch.setattr(machine, "usable_cores", lambda count=cores: count)
+        engine: Any = engines.create("openvino", deploy_graph(), EngineOptions(threads=1))
+        assert engine._request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is is_pinned
+        engine.close()
 
 
 @ALL
