@@ -77,29 +77,46 @@ def histogram(total: Distribution, name: str) -> str:
 
 
 def timeline(arrivals_ms: Sequence[float], latencies_ms: Sequence[float], deadline_ms: float) -> str:
-    """A mark per frame, how long it took over when it arrived; those behind the deadline in another colour.
+    """A mark per frame, how long it took over when it arrived; those behind the deadline in another colour."""
+    arrivals_s = [arrival / 1e3 for arrival in arrivals_ms]
+    described = "Latency of each frame over the time of its arrival, with the deadline"
+    return _marks_over(arrivals_s, latencies_ms, deadline_ms, (_WIDTH, 234), described)
 
-    Where several frames share a column of pixels, only the slowest of them is drawn.
-    """
-    left, right, top, bottom = 60, _WIDTH - 16, 10, 210
-    across = Axis(0.0, max(arrivals_ms[-1] / 1e3, 1e-3), left, right)
-    up = Axis(0.0, 1.08 * max(*latencies_ms, deadline_ms), bottom, top)
+
+def sequence(total: Distribution, name: str) -> str:
+    """A mark per inspection, how long it took over its number: whether durations drift, or jump now and then."""
+    numbers = range(1, total.samples_ms.size + 1)
+    described = f"Duration of each inspection of {name}, in their order"
+    return _marks_over(numbers, total.samples_ms.tolist(), None, _HISTOGRAM_SIZE, described)
+
+
+def _marks_over(
+    positions: Sequence[float],
+    latencies_ms: Sequence[float],
+    deadline_ms: float | None,
+    size: tuple[int, int],
+    described: str,
+) -> str:
+    """Where several marks share a column of pixels, only the slowest of them is drawn."""
+    left, right, top, bottom = 60, size[0] - 16, 10, size[1] - 24
+    across = Axis(0.0, max(positions[-1], 1e-3), left, right)
+    up = Axis(0.0, 1.08 * max(*latencies_ms, deadline_ms or 0.0), bottom, top)
     slowest: dict[int, float] = {}
-    for arrival, latency in zip(arrivals_ms, latencies_ms, strict=True):
-        column = round(across.at(arrival / 1e3))
+    for position, latency in zip(positions, latencies_ms, strict=True):
+        column = round(across.at(position))
         slowest[column] = max(slowest.get(column, 0.0), latency)
     marks = _ticks(across, bottom, bottom)
     for tick in Axis(up.low, up.high, 0, 3 * (bottom - top)).ticks():  # lines of text need less room than columns
         y = up.at(tick)
         marks.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         marks.append(_text(left - 8, y + 4, f"{tick:.6g}", "tick", "end"))
-    limit = up.at(deadline_ms)
-    marks += [
-        f'<circle class="{"late" if latency > deadline_ms else "in-time"}" cx="{x}" cy="{up.at(latency):.1f}" r="2"/>'
-        for x, latency in slowest.items()
-    ]
-    marks.append(f'<line class="deadline" x1="{left}" x2="{right}" y1="{limit:.1f}" y2="{limit:.1f}"/>')
-    return _svg(_WIDTH, bottom + 24, marks, "Latency of each frame over the time of its arrival, with the deadline")
+    for x, latency in slowest.items():
+        tone = "late" if deadline_ms is not None and latency > deadline_ms else "in-time"
+        marks.append(f'<circle class="{tone}" cx="{x}" cy="{up.at(latency):.1f}" r="2"/>')
+    if deadline_ms is not None:
+        limit = up.at(deadline_ms)
+        marks.append(f'<line class="deadline" x1="{left}" x2="{right}" y1="{limit:.1f}" y2="{limit:.1f}"/>')
+    return _svg(size[0], size[1], marks, described)
 
 
 def _stacked(contender: ContenderLatency, axis: Axis, y: float) -> list[str]:

@@ -77,8 +77,8 @@ def _histogram(contender: ContenderLatency) -> str:
     spread = contender.total.std
     note = f"{figures.ms(contender.total.min)} to {figures.ms(contender.total.max)} ms"
     note += "" if spread is None else f", std {figures.ms(spread)} ms"
-    chart = charts.histogram(contender.total, contender.name)
-    return f"<figure><figcaption><b>{escape(contender.name)}</b> {note}</figcaption>{chart}</figure>"
+    drawn = charts.histogram(contender.total, contender.name) + charts.sequence(contender.total, contender.name)
+    return f"<figure><figcaption><b>{escape(contender.name)}</b> {note}</figcaption>{drawn}</figure>"
 
 
 def warning_list(found: Sequence[str]) -> str:

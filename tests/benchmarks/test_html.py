@@ -59,9 +59,12 @@ def test_the_page_is_self_contained(page: str) -> None:
     assert "$" not in page  # every placeholder of the template is filled
 
 
-def test_a_histogram_for_each_contender_and_one_chart_of_stages(page: str, report: LatencyReport) -> None:
+def test_a_histogram_and_a_sequence_for_each_contender_and_one_chart_of_stages(
+    page: str, report: LatencyReport
+) -> None:
     outline = Outline(page)
-    assert outline.tags.count("svg") == 1 + len(report.contenders)
+    assert outline.tags.count("svg") == 1 + 2 * len(report.contenders)
+    assert outline.tags.count("circle") == sum(contender.total.samples_ms.size for contender in report.contenders)
     assert outline.tags.count("figure") == len(report.contenders)
 
 
