@@ -24,11 +24,12 @@ from segrd_edge import engines, machine
 from segrd_edge.bundle import Bundle
 from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.calibrate import Calibration, calibrate
-from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
+from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.ranges import observe
 from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.console import console, track
 from segrd_edge.errors import DataError
+from segrd_edge.export.bundle import choose_for
 from segrd_edge.export.judge import image_predictor
 from segrd_edge.frames import read_frame
 from segrd_edge.mapspec import MapSpec
@@ -56,7 +57,8 @@ def main(
     graph = onnx.load_model_from_string(opened.graph("fp32"))
     photos = _test_photos(loaded, data)
     choices = {"good only": False, "good and synthetic": True}
-    frames = {name: _frames(loaded, data, count, synthetic=synthetic) for name, synthetic in choices.items()}
+    good = loaded.photo_paths("train", data)
+    frames = {name: choose_for(loaded, good, count, synthetic=flag, track=track) for name, flag in choices.items()}
     scopes = scope or ["all"]
     found = compare(graph, loaded.preprocess, loaded.map_spec, frames, photos, scopes, method)
     options = [f"--count {count}", *(f"--scope {name}" for name in scopes), f"--method {method}"]
@@ -118,19 +120,6 @@ def compare(
         "fp32": _figures(reference, reference),
         "int8": rows,
     }
-
-
-def _frames(run: Run, data: Path | None, count: int, *, synthetic: bool) -> list[CalibrationFrame]:
-    return choose_frames(
-        run.photo_paths("train", data),
-        run.preprocess,
-        count=count,
-        seed=run.config.seed,
-        textures=run.config.textures_here,
-        synthetic=synthetic,
-        foreground=run.config.foreground,
-        track=track,
-    )
 
 
 def _test_photos(run: Run, data: Path | None) -> list[Photo]:

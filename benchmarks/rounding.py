@@ -26,11 +26,12 @@ from segrd_edge import engines, machine
 from segrd_edge.calibration.cache import ObservationCache
 from segrd_edge.calibration.calibrate import calibrate
 from segrd_edge.calibration.drift import Drift
-from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
+from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.ladder import SCOPES
 from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.console import console, new_table, track
+from segrd_edge.export.bundle import choose_for
 from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.export.onnx import export_core
 from segrd_edge.training.run import Run
@@ -49,15 +50,7 @@ def main(
     loaded = Run.load(run)
     core = export_core(loaded.model, loaded.preprocess.size_hw)
     graph = build_deploy_graph(core, loaded.preprocess, loaded.map_spec)
-    frames = choose_frames(
-        loaded.photo_paths("train", data),
-        loaded.preprocess,
-        count=count,
-        seed=loaded.config.seed,
-        textures=loaded.config.textures_here,
-        foreground=loaded.config.foreground,
-        track=track,
-    )
+    frames = choose_for(loaded, loaded.photo_paths("train", data), count, track=track)
     rows = measure(graph, frames, loaded.threshold["value"], rounds)
     result = {
         "command": f"python -m segrd_edge.benchmarks.rounding {run.resolve().name} --count {count} --rounds {rounds}",

@@ -110,13 +110,13 @@ def export_bundle(
     photographs = _find_photographs(run, data, evaluate)
     if notice := target.notice(run.preprocess, _size_hw(run, photographs)):
         said(notice)
-    golden = [frame.image_bgr_u8 for frame in _choose(run, photographs, GOLDEN_IMAGES, _GOLDEN_SEED)]
+    golden = [frame.image_bgr_u8 for frame in choose_for(run, photographs.train, GOLDEN_IMAGES, stream=_GOLDEN_SEED)]
     float_graph, parity = _export_float(run, golden, said)
     graphs, calibration = build_graphs(
         float_graph,
         run.preprocess,
         target,
-        lambda: _choose(run, photographs, settings.frames, track=track),
+        lambda: choose_for(run, photographs.train, settings.frames, track=track),
         int8=int8,
         settings=settings,
         threshold=run.threshold["value"],
@@ -259,15 +259,17 @@ def _size_hw(run: Run, photographs: _Photographs) -> tuple[int, int]:
     return height, width
 
 
-def _choose(
-    run: Run, photographs: _Photographs, count: int, stream: int = 0, track: Track = untracked
+def choose_for(
+    run: Run, photos: Sequence[Path], count: int, *, stream: int = 0, synthetic: bool = True, track: Track = untracked
 ) -> list[CalibrationFrame]:
+    """`calibration.frames.choose_frames` with what the run was trained with; another `stream` is another choice."""
     return choose_frames(
-        photographs.train,
+        photos,
         run.preprocess,
         count=count,
         seed=run.config.seed + stream,
         textures=run.config.textures_here,
+        synthetic=synthetic,
         foreground=run.config.foreground,
         track=track,
     )

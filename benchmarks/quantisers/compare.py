@@ -13,9 +13,10 @@ import onnx
 
 from segrd_edge.calibration.check import violations
 from segrd_edge.calibration.drift import Scale, measure_drift
-from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
+from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.engines import EngineOutput, engine_class
 from segrd_edge.errors import DataError, EngineError, SegrdError
+from segrd_edge.export.bundle import choose_for
 from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.export.judge import Judgement, judge
 from segrd_edge.export.onnx import export_core
@@ -63,14 +64,7 @@ class Part:
         if not test:
             root = data or run.config.data
             raise DataError(f"{root} has no photographs of defects", expected="test photographs to compare on")
-        frames = choose_frames(
-            run.photo_paths("train", data),
-            run.preprocess,
-            count=count,
-            seed=run.config.seed,
-            textures=run.config.textures_here,
-            foreground=run.config.foreground,
-        )
+        frames = choose_for(run, run.photo_paths("train", data), count)
         return cls(
             run.folder.name,
             build_deploy_graph(export_core(run.model, run.preprocess.size_hw), run.preprocess, run.map_spec),
