@@ -19,13 +19,12 @@ from .latency_report import QUIET_OTHER_CPU
 def of_bundles(paths: Sequence[Path], settings: Settings, *, as_json: bool) -> int:
     """Measure, show, and give the exit code: 1 where nothing keeps the budget."""
     answer, found = measure_budget(paths, settings, _say)
-    _show(answer, found, as_json=as_json)
+    show(answer, found, as_json=as_json)
     console.print(found["headline"], style="bold", markup=False, soft_wrap=True)
     for best in found["best"]:
         console.print(best["python"], style="green", markup=False, soft_wrap=True)
     for sentence in found["sentences"]:
         console.print(sentence, markup=False, soft_wrap=True)
-    _caution(found)
     if as_json:
         emit_json(found)
     return OK if answer.fitting else FOUND
@@ -68,7 +67,8 @@ def _say(line: str) -> None:
     console.print(line, markup=False)
 
 
-def _show(answer: Answer, found: Mapping[str, Any], *, as_json: bool) -> None:
+def show(answer: Answer, found: Mapping[str, Any], *, as_json: bool) -> None:
+    """The table of what was measured, and what makes it doubtful."""
     title = f"From the frame's bytes to the verdict, ms; frames of {frame_text(found)}, budget {answer.budget_ms:g} ms"
     columns = ("graph", "network", "p50", "p99", "to\nspare", "image\nAUROC", "pixel\nAP")
     table = new_table(title, "bundle", *columns)
@@ -78,6 +78,7 @@ def _show(answer: Answer, found: Mapping[str, Any], *, as_json: bool) -> None:
         table.add_row(*_cells(answer, each), style=style)
     print_table(table, as_json=as_json)
     console.print(f"{found['samples']} samples of each in {found['rounds']} interleaved rounds", markup=False)
+    _caution(found)
 
 
 def _cells(answer: Answer, each: Timed) -> Iterator[str]:

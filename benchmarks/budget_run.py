@@ -18,12 +18,13 @@ from segrd_edge.preprocess import Preprocess
 from .budget import Answer, Basis, Timed, judge
 from .budget_text import best_of, headline, python_line, sentences
 from .choice import RESULT_FILE, Scored
-from .contenders import choose
+from .contenders import Wanted, choose
 from .distribution import samples_needed
 from .frames import DEFAULT_FRAME_HW, FrameSet, choose_frames
 from .session import SAMPLES_PER_ROUND
 from .side_by_side import measure_wanted
 
+SCREENING_ROUNDS = 5
 P99_ROUNDS = -(-samples_needed(990) // SAMPLES_PER_ROUND)  # turns of each, so that p99 is known
 Said = Callable[[str], None]
 
@@ -49,12 +50,15 @@ class Settings:
             )
 
 
-def measure_budget(paths: Sequence[Path], settings: Settings, said: Said = lambda line: None) -> tuple[Answer, Any]:
+def measure_budget(
+    paths: Sequence[Path], settings: Settings, said: Said = lambda line: None, *, screen: bool = False
+) -> tuple[Answer, Any]:
     """What of the bundles keeps the budget; and the same ready for JSON, durations in ms.
 
     Args:
         paths: .segrd files of one part.
         said: called with a line of progress, between two rounds.
+        screen: of several engines, measure each graph only in the one in which the fastest of a few inspections was.
 
     Raises:
         BundleError: a bundle is damaged or foreign.
@@ -72,6 +76,11 @@ def measure_budget(paths: Sequence[Path], settings: Settings, said: Said = lambd
         for each in choose(bundle, settings.engines, settings.precisions)
     ]
     frames = supply(list(opened.values()), settings)
+    if screen:
+        wanted = [
+            (row["bundle"], Wanted(row["engine"], row["precision"]))
+            for row in fastest(opened, wanted, frames, settings)
+        ]
     said(
         f"{len(wanted)} to measure, in turn, at least {(settings.rounds or P99_ROUNDS) * SAMPLES_PER_ROUND} samples of "
         "each, for p99"
@@ -86,6 +95,18 @@ def measure_budget(paths: Sequence[Path], settings: Settings, said: Said = lambd
     )
     answer = judge(timed(opened, measured["bundles"]), settings.budget_ms, measured["samples"])
     return answer, _record(answer, measured, settings)
+
+
+def fastest(
+    bundles: Mapping[str, Bundle], wanted: Sequence[tuple[str, Wanted]], frames: FrameSet, settings: Settings
+) -> list[dict[str, Any]]:
+    """A row of `measure_wanted` for each bundle and precision: of the engine in which the fastest of a few inspections
+    was."""
+    measured = measure_wanted(bundles, wanted, frames, threads=settings.threads, rounds=range(SCREENING_ROUNDS))
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in sorted(measured["bundles"], key=lambda row: row["min_ms"]):
+        best.setdefault((row["bundle"], row["precision"]), row)
+    return list(best.values())
 
 
 def rounds(settings: Settings, said: Said) -> Iterator[int]:

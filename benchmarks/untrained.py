@@ -42,13 +42,12 @@ from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.models import MODELS, has_profiles, profile_options
 from segrd_edge.training.run import RunConfig, create_model
 
-from .budget_run import Said, Settings, rounds, supply
+from .budget_run import Said, Settings, fastest, rounds, supply
 from .contenders import Wanted, choose
 from .frames import FrameSet
 from .side_by_side import measure_wanted
 
 SIZES = (192, 256, 320)
-SCREENING_ROUNDS = 5
 _AT_ONCE = 16
 _PICTURES = 2
 _ABOVE_ALL_SCORES = 2.0  # a threshold: every frame is a good one, as on a line most are
@@ -165,17 +164,8 @@ def _screened(
 
 def _screen(network: Network, bundle: Bundle, frames: FrameSet, settings: Settings) -> list[dict[str, Any]]:
     """A row for each precision, in the engine in which it is fastest."""
-    wanted = [
-        (network.name, each)
-        for each in choose(bundle, settings.engines or engines.processor_engines(), settings.precisions)
-    ]
-    measured = measure_wanted(
-        {network.name: bundle}, wanted, frames, threads=settings.threads, rounds=range(SCREENING_ROUNDS)
-    )
-    best: dict[str, dict[str, Any]] = {}
-    for row in sorted(measured["bundles"], key=lambda row: row["min_ms"]):
-        best.setdefault(row["precision"], row)
-    return list(best.values())
+    wanted = choose(bundle, settings.engines or engines.processor_engines(), settings.precisions)
+    return fastest({network.name: bundle}, [(network.name, each) for each in wanted], frames, settings)
 
 
 def _measure(waiting: dict[Network, tuple[Bundle, list[Wanted]]], settings: Settings, said: Said) -> dict[str, Any]:

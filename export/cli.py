@@ -20,8 +20,10 @@ from segrd_edge.console import (
     print_table,
     track,
 )
+from segrd_edge.errors import OptionError
 
 if TYPE_CHECKING:
+    from segrd_edge.benchmarks.budget_export import Held
     from segrd_edge.training.run import Run
 
     from .bundle import ExportResult
@@ -31,8 +33,16 @@ _METRICS = {"image_auroc": "image AUROC", "pixel_ap": "pixel AP", "aupro": "AU-P
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="The run's folder, as segrd-train wrote it.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="The bundle to write; default is the run's name.segrd.")] = None,
+    run: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The run's folder, as segrd-train wrote it; with --budget any number, of one part.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The bundle to write; default is the run's name.segrd. Of several runs, the chosen one."),
+    ] = None,
     int8: Annotated[
         bool, typer.Option("--int8/--no-int8", help="Add an INT8 graph; the default where it stays close to fp32.")
     ] = True,
@@ -124,23 +134,22 @@ def command(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="A time per frame, 30ms or 0.03s: measure here, and make the most accurate precision that keeps it at "
-            "p99 the default.",
+            help="A time per frame, 30ms or 0.03s: measure here, and take the most accurate run, precision and engine "
+            "that keeps it at p99.",
             show_default=False,
         ),
     ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write an HTML report beside it.")] = True,
     json: Annotated[bool, json_option] = False,
 ) -> int:
-    """Export a trained detector as one deployable file, with INT8 calibration and a report. Exit code 1: with --budget,
-    nothing keeps it; with --verify, a tensor departs."""
+    """Export a trained detector as one deployable file, with INT8 calibration and a report; with --budget, the best of
+    several that keeps a time per frame. Exit code 1: nothing keeps it; with --verify, a tensor departs."""
     from segrd_edge.calibration.budget import Budget
     from segrd_edge.calibration.cache import ObservationCache
     from segrd_edge.calibration.plan import read_choices
     from segrd_edge.calibration.settings import Int8Settings
     from segrd_edge.training.run import Run
 
-    from .budget import check_budget
     from .build import build_here, check_lean
     from .bundle import export_bundle
     from .target import Target
@@ -167,53 +176,106 @@ def command(
         check_lean(target)
     if verify:
         check_verify(target.engine)
+    out = _bundle_path(run, out, budget)
+    paths = [out] if len(run) == 1 else candidate_paths(run, out)
     if budget_ms is not None:
-        check_budget(target)
-    loaded = Run.load(run)
-    result = export_bundle(
-        loaded,
-        out or Path(f"{run.resolve().name}.segrd"),
-        int8=int8,
-        settings=settings,
-        data=data,
-        target=target,
-        cache=ObservationCache(),
-        said=lambda line: console.print(line, markup=False),
-        track=track,
-    )
-    if result.calibration is not None:
-        path = result.plan_path
-        console.print(f"writing {path}; edit it and export with --plan to say otherwise", markup=False, soft_wrap=True)
-        result.calibration.plan.write(path)
-    holds = True
+        from segrd_edge.benchmarks.budget_export import check_budget, check_same_images
+
+        check_budget(target, min_speedup)
+    runs = [Run.load(folder) for folder in run]
+    for each in runs[1:]:
+        check_same_images(runs[0], each)
+    results = []
+    for each, path in zip(runs, paths, strict=True):
+        if len(runs) > 1:
+            console.print(f"exporting {each.folder} as {path}", style="bold", markup=False, soft_wrap=True)
+        result = export_bundle(
+            each,
+            path,
+            int8=int8,
+            settings=settings,
+            data=data,
+            target=target,
+            cache=ObservationCache(),
+            said=lambda line: console.print(line, markup=False),
+            track=track,
+        )
+        _write_plan(result)
+        results.append(result)
+    chosen, result, found = runs[0], results[0], None
     if budget_ms is not None:
-        result, holds = _hold(loaded, result, data, budget_ms)
+        held = _hold(runs, results, out, data, budget_ms, as_json=json)
+        chosen, result, found = held.run, held.result, held.found
+        if result.path not in paths:
+            _write_plan(result)
     page = result.path.with_suffix(".html") if report else None
     if page is not None:
         from .report import write_report
 
         console.print(f"writing {page}", markup=False)
-        write_report(page, loaded, result)
+        write_report(page, chosen, result)
     _show(result, as_json=json)
     built = target.is_tensorrt and build_here(result.path, target, lean=lean, as_json=json)
     verdicts = verify_and_show(result.path, target.engine, as_json=json) if verify else []
     if json:
-        emit_json(_as_json(result, page, verdicts, built=built))
+        emit_json(_as_json(result, page, verdicts, built=built) | {"budget": found})
+    holds = found is None or found["fitting"] > 0
     return OK if holds and all(verdict.passed for verdict in verdicts) else FOUND
 
 
-def _hold(run: Run, result: ExportResult, data: Path | None, budget_ms: float) -> tuple[ExportResult, bool]:
-    """The export as the budget leaves it, and whether it keeps it; timed with a good photograph."""
+def _bundle_path(runs: Sequence[Path], out: Path | None, budget: str | None) -> Path:
+    """Where the bundle goes; OptionError for several runs without what chooses among them, or without a name."""
+    if len(runs) > 1 and (budget is None or out is None):
+        raise OptionError(
+            f"{len(runs)} runs without {'--budget' if budget is None else '--out'}",
+            expected="one run; or several with --budget, which chooses among them, and --out, which names the chosen",
+        )
+    return out or Path(f"{runs[0].resolve().name}.segrd")
+
+
+def candidate_paths(runs: Sequence[Path], out: Path) -> list[Path]:
+    """A bundle for each of several runs, in a folder beside `out`.
+
+    Raises:
+        OptionError: two runs of the same name.
+    """
+    names = [run.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise OptionError(f"two runs are called {twice}", expected="runs of different names, as their bundles get them")
+    return [out.with_name(f"{out.stem}-candidates") / f"{name}{out.suffix}" for name in names]
+
+
+def _write_plan(result: ExportResult) -> None:
+    if result.calibration is not None:
+        path = result.plan_path
+        console.print(f"writing {path}; edit it and export with --plan to say otherwise", markup=False, soft_wrap=True)
+        result.calibration.plan.write(path)
+
+
+def _hold(
+    runs: Sequence[Run],
+    results: Sequence[ExportResult],
+    out: Path,
+    data: Path | None,
+    budget_ms: float,
+    *,
+    as_json: bool,
+) -> Held:
+    """The export that the budget chooses, timed with frames of the size of a photograph."""
+    from segrd_edge.benchmarks.budget_cli import show
+    from segrd_edge.benchmarks.budget_export import hold_budget
+    from segrd_edge.benchmarks.budget_run import Settings
     from segrd_edge.frames import read_frame
 
-    from .budget import hold_budget
-
     console.print(f"measuring against {budget_ms:g} ms", markup=False)
-    photograph = read_frame(run.photo_paths("held_out", data)[0], value_range=run.preprocess.value_range)
-    held = hold_budget(result, photograph, budget_ms)
+    photograph = read_frame(runs[0].photo_paths("held_out", data)[0], value_range=runs[0].preprocess.value_range)
+    settings = Settings(budget_ms, frame_hw=(photograph.shape[0], photograph.shape[1]))
+    held = hold_budget(runs, results, out, settings, lambda line: console.print(line, markup=False))
+    show(held.answer, held.found, as_json=as_json)
     for sentence in held.sentences:
         console.print(sentence, style="" if held.holds else "yellow", markup=False, soft_wrap=True)
-    return held.result, held.holds
+    return held
 
 
 def _show(result: ExportResult, *, as_json: bool) -> None:

@@ -22,7 +22,6 @@ from segrd_edge.training.run import Run
 
 from . import report_record as records
 from . import report_sections as sections
-from .budget import budget_sentence
 from .page import render
 from .report_latency import LatencyTable, measure_latency
 from .report_pictures import synthetic_pictures
@@ -107,7 +106,9 @@ def _budget(run: Run) -> str:
 
 
 def _latency(table: LatencyTable, manifest: Manifest) -> dict[str, Any]:
-    budget = [] if manifest.latency is None else [budget_sentence(manifest.latency)]
+    budget = (
+        [] if manifest.latency is None else [records.budget_sentence(manifest.latency), *manifest.latency.sentences]
+    )
     return {
         "chart": records.latency_chart(table) if table.rows else "",
         "sentences": [*budget, *records.latency_sentences(table)],

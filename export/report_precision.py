@@ -69,10 +69,12 @@ def _headline(manifest: Manifest, calibration: Calibration | None) -> str:
 
 
 def _by_budget(latency: LatencyRecord) -> str:
-    """Why fp32 is the default of a bundle with a budget, as `budget.choose_default` goes."""
+    """Why fp32 is the default of a bundle with a budget, as `benchmarks.budget` chooses."""
     limit = f"the budget of {latency.budget_ms:g} ms"
     if latency.p99_ms["int8"] > latency.budget_ms:
         return f"it takes {latency.p99_ms['int8']:.1f} ms at p99 here, and {limit} is kept by fp32"
+    if latency.p99_ms["fp32"] <= latency.p99_ms["int8"]:
+        return f"fp32 keeps {limit}, and is not slower here"
     return f"fp32 keeps {limit} as well, and is more accurate on the images that the metrics come from"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from segrd_edge import machine
 from segrd_edge.bundle import Bundle
+from segrd_edge.manifest import LatencyRecord
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.run import Run, RunConfig
 from segrd_edge.training.train import default_options
@@ -159,6 +160,19 @@ def _preprocess_options(preprocess: Preprocess) -> Iterable[str]:
         yield f"--overlap {preprocess.overlap:g}"
     if preprocess.value_range:
         yield "--range {}:{}".format(*preprocess.value_range)
+
+
+def budget_sentence(latency: LatencyRecord) -> str:
+    """What was measured against a budget."""
+    figures = ", ".join(
+        f"{name} {ms:.1f} ms (median {latency.p50_ms[name]:.1f}) in {latency.engines[name]}"
+        for name, ms in latency.p99_ms.items()
+    )
+    height, width = latency.frame_hw
+    return (
+        f"Against a budget of {latency.budget_ms:g} ms at p99, frames of {width}×{height}, {latency.samples} samples "
+        f"each: {figures}."
+    )
 
 
 def latency_sentences(table: LatencyTable) -> list[str]:

@@ -237,12 +237,12 @@ class LatencyRecord(Record):
 
     budget_ms: float = Field(gt=0, description="from a frame's bytes to the verdict, at p99")
     frame_hw: tuple[Size, Size] = Field(description="height and width of the frame")
-    engine: str
-    engine_version: str | None
+    engines: dict[Precision, str] = Field(description="the fastest here for each precision, with its version")
     machine: str
     samples: Count = Field(description="inspections with each precision")
     p50_ms: dict[Precision, float]
     p99_ms: dict[Precision, float]
+    sentences: list[str] = Field(description="what was chosen, and what the other steps cost")
 
 
 class LeanEngineRecord(Record):

@@ -156,8 +156,7 @@ def _remembered(setup: Setup, name: str, key: Mapping[str, Any], fallback: bool)
     if found is None:
         return None
     record = found[1]
-    errors = [figures["error"] for figures in record["candidates"] if figures["error"]]
-    if errors and (not fallback or any(map(is_lack_of_memory, errors))):  # memory: an earlier release kept these too
+    if not fallback and any(figures["error"] for figures in record["candidates"]):
         return None
     try:
         prepared = prepare_one(setup, record["precision"])

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from segrd_edge import engines
-from segrd_edge.benchmarks import untrained
+from segrd_edge.benchmarks import budget_run, untrained
 from segrd_edge.benchmarks.budget_run import Settings
 from segrd_edge.benchmarks.budget_text import untrained_headline, untrained_sentences
 from segrd_edge.benchmarks.cli import command
@@ -69,6 +69,7 @@ def tried(bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(untrained, "build", build)
     monkeypatch.setattr(untrained, "measure_wanted", measure)
+    monkeypatch.setattr(budget_run, "measure_wanted", measure)
     monkeypatch.setattr(engines, "processor_engines", lambda: ["openvino", "onnxruntime"])
     return order
 
@@ -135,7 +136,7 @@ def test_nothing_fits(tried: list[str]) -> None:
 
 
 def test_the_command_with_a_real_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(untrained, "SCREENING_ROUNDS", 1)
+    monkeypatch.setattr(budget_run, "SCREENING_ROUNDS", 1)
     app = build_app(command, name="segrd-bench", example="segrd-bench --budget 30ms")
     options = ["--model", "stfpm", "--size", "64", "--frame", "64x64", "--threads", "1", "--engine", "openvino"]
     done = CliRunner().invoke(app, ["--budget", "100s", *options, "--json"], env={"COLUMNS": "120"})

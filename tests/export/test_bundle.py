@@ -343,7 +343,7 @@ def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], m
 
     monkeypatch.setattr(Run, "load", lambda folder: run)  # the one whose core is there already
     out = tmp_path / "part.segrd"
-    code = command(run.folder, out, int8=False, report=False, engine="cpu", json=True, budget="0.0001ms")
+    code = command([run.folder], out, int8=False, report=False, engine="cpu", json=True, budget="0.0001ms")
     assert code == FOUND  # nothing keeps that; the bundle is whole
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["bundle"] == str(out)
@@ -364,6 +364,7 @@ def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], m
         ({"lean": True, "engine": "tensorrt-rtx"}, "--lean for the engine tensorrt-rtx"),
         ({"budget": "30ms", "engine": "tensorrt"}, "--budget for the engine tensorrt"),
         ({"budget": "soon"}, "--budget soon"),
+        ({"budget": "30ms", "min_speedup": 2.5, "engine": "cpu"}, "--min-speedup 2.5 with --budget"),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_the_run_is_read(
@@ -372,4 +373,4 @@ def test_options_that_cannot_work_are_refused_before_the_run_is_read(
     from segrd_edge.export.cli import command
 
     with pytest.raises(OptionError, match=message):
-        command(tmp_path / "no run", **options)
+        command([tmp_path / "no run"], **options)

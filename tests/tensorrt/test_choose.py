@@ -246,15 +246,10 @@ def test_a_passing_lack_of_memory_decides_nothing(
             raise EngineError("tensorrt cannot load the engine: out of memory")
         return load(setup, cached)
 
-    def written_all_the_same(error: str) -> bool:  # as an earlier release did
-        return False
-
     with monkeypatch.context() as patched:
         patched.setattr(prepare_module, "_load", short_of_memory)
         assert take().precision == "fp32"
         assert not list((cache_folder() / "decisions").glob("*.json"))
-        patched.setattr(choose, "is_lack_of_memory", written_all_the_same)
-        assert take().precision == "fp32"
     assert take().precision == "int8"
     assert not take().was_decided
 
