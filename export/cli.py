@@ -145,13 +145,11 @@ def command(
     """Export a trained detector as one deployable file, with INT8 calibration and a report; with --budget, the best of
     several that keeps a time per frame. Exit code 1: nothing keeps it; with --verify, a tensor departs."""
     from segrd_edge.calibration.budget import Budget
-    from segrd_edge.calibration.cache import ObservationCache
     from segrd_edge.calibration.plan import read_choices
     from segrd_edge.calibration.settings import Int8Settings
     from segrd_edge.training.run import Run
 
     from .build import build_here, check_lean
-    from .bundle import export_bundle
     from .target import Target
     from .verify import check_verify, verify_and_show
 
@@ -185,23 +183,10 @@ def command(
     runs = [Run.load(folder) for folder in run]
     for each in runs[1:]:
         check_same_images(runs[0], each)
-    results = []
-    for each, path in zip(runs, paths, strict=True):
-        if len(runs) > 1:
-            console.print(f"exporting {each.folder} as {path}", style="bold", markup=False, soft_wrap=True)
-        result = export_bundle(
-            each,
-            path,
-            int8=int8,
-            settings=settings,
-            data=data,
-            target=target,
-            cache=ObservationCache(),
-            said=lambda line: console.print(line, markup=False),
-            track=track,
-        )
-        _write_plan(result)
-        results.append(result)
+    results = [
+        _export(each, path, int8=int8, settings=settings, data=data, target=target)
+        for each, path in zip(runs, paths, strict=True)
+    ]
     chosen, result, found = runs[0], results[0], None
     if budget_ms is not None:
         held = _hold(runs, results, out, data, budget_ms, as_json=json)
@@ -221,6 +206,25 @@ def command(
         emit_json(_as_json(result, page, verdicts, built=built) | {"budget": found})
     holds = found is None or found["fitting"] > 0
     return OK if holds and all(verdict.passed for verdict in verdicts) else FOUND
+
+
+def _export(run: Run, path: Path, **options: Any) -> ExportResult:
+    """One run as a bundle, with its plan beside it; `options` are `export_bundle`'s."""
+    from segrd_edge.calibration.cache import ObservationCache
+
+    from .bundle import export_bundle
+
+    console.print(f"exporting {run.folder} as {path}", markup=False, soft_wrap=True)
+    result = export_bundle(
+        run,
+        path,
+        **options,
+        cache=ObservationCache(),
+        said=lambda line: console.print(line, markup=False),
+        track=track,
+    )
+    _write_plan(result)
+    return result
 
 
 def _bundle_path(runs: Sequence[Path], out: Path | None, budget: str | None) -> Path:
