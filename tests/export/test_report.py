@@ -233,8 +233,8 @@ def test_scores_that_have_not_moved_lie_on_the_diagonal() -> None:
          "default: it is by its work 1.85 times as fast as fp32, and 3 times was asked for."),
         ("fp32", {"int8_ms": 20.0}, "INT8 is in the bundle, but fp32 stays the default: fp32 keeps the budget of 30 ms "
          "as well, and is more accurate on the images that the metrics come from."),
-        ("fp32", {"int8_ms": 29.0}, "INT8 is in the bundle, but fp32 stays the default: fp32 keeps the budget of 30 ms, "
-         "and is not slower here."),
+        ("fp32", {"int8_ms": 29.0}, "INT8 is in the bundle, but fp32 stays the default: fp32 keeps the budget of 30 "
+         "ms, and is not slower here."),
         ("fp32", {"int8_ms": 31.0}, "INT8 is in the bundle, but fp32 stays the default: it takes 31.0 ms at p99 here, "
          "and the budget of 30 ms is kept by fp32."),
     ],
