@@ -214,7 +214,7 @@ def _export(run: Run, path: Path, **options: Any) -> ExportResult:
 
     from .bundle import export_bundle
 
-    console.print(f"exporting {run.folder} as {path}", markup=False, soft_wrap=True)
+    console.print(f"exporting {path}", markup=False, soft_wrap=True)
     result = export_bundle(
         run,
         path,
