@@ -127,10 +127,10 @@ def _record(chosen: Timed, found: Mapping[str, Any], sentences: Sequence[str]) -
 
 def _outcome(chosen: Timed, default: Precision, out: Path, answer: Answer) -> list[str]:
     """What `out` is, and how to open it where a Detector would by itself take another engine."""
-    copied = "" if Path(chosen.model) == out else f"{chosen.model}, "
+    what = f"{out} has" if Path(chosen.model) == out else f"{out} is {chosen.model}, with"
+    name = f"{what} {default} as its default."
     if not answer.fitting:
-        return [f"{out} is whole: {copied}with {default} as its default, as without a budget."]
-    name = f"{out} is {copied}with {default} as its default."
+        return [f"{name} It is whole, and nothing else was changed."]
     if chosen.engine == engines.processor_engine():
         return [name]
     return [name, f'Its time is that of {chosen.engine}: open it as Detector("{out}", engine="{chosen.engine}").']

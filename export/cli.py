@@ -175,7 +175,7 @@ def command(
     if verify:
         check_verify(target.engine)
     out = _bundle_path(run, out, budget)
-    paths = [out] if len(run) == 1 else candidate_paths(run, out)
+    paths = [out] if len(run) == 1 else _candidate_paths(run, out)
     if budget_ms is not None:
         from segrd_edge.benchmarks.budget_export import check_budget, check_same_images
 
@@ -237,7 +237,7 @@ def _bundle_path(runs: Sequence[Path], out: Path | None, budget: str | None) -> 
     return out or Path(f"{runs[0].resolve().name}.segrd")
 
 
-def candidate_paths(runs: Sequence[Path], out: Path) -> list[Path]:
+def _candidate_paths(runs: Sequence[Path], out: Path) -> list[Path]:
     """A bundle for each of several runs, in a folder beside `out`.
 
     Raises:

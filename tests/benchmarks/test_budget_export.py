@@ -99,7 +99,7 @@ def test_the_most_accurate_precision_that_keeps_the_budget_becomes_the_default(
     held = hold([result], result.path, 30)
     assert held.holds
     assert held.result.manifest.default_precision == expected
-    assert held.sentences[0] == f"{result.path} is with {expected} as its default."
+    assert held.sentences[0] == f"{result.path} has {expected} as its default."
 
 
 def test_of_several_runs_the_most_accurate_is_copied_and_the_others_stay(
@@ -152,7 +152,10 @@ def test_where_nothing_keeps_it_the_bundle_is_whole_and_the_way_on_is_said(expor
     held = hold([result], out, 1e-4)
     after = Bundle.open(out)
     assert not held.holds
-    assert held.sentences[0].endswith("with int8 as its default, as without a budget.")
+    assert (
+        held.sentences[0]
+        == f"{out} is {result.path}, with int8 as its default. It is whole, and nothing else was changed."
+    )
     assert "Nothing keeps 0.0001 ms" in held.sentences[1]
     assert any(each.endswith("segrd-bench --budget 0.0001ms --frame 180x120") for each in held.sentences)
     latency = after.manifest.latency
