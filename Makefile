@@ -17,7 +17,7 @@ SIZE    ?= 192
 BUNDLE  ?= $(DEMO)/gpu.segrd
 TENSORRT ?= tensorrt
 
-.PHONY: demo test lint types tests contract gpu-test install clean
+.PHONY: demo photographs frames test lint types tests contract gpu-test install clean
 
 install: $(VENV)/installed
 
@@ -28,8 +28,7 @@ $(VENV)/installed: setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt --config-settings editable_mode=strict -e '.[dev]'
 	touch $@
 
-demo: install
-	test -d $(PHOTOS) || $(BIN)/python -m segrd_edge.training.demo_parts $(PHOTOS)
+demo: photographs frames
 	rm -rf $(DEMO)/run
 	$(BIN)/segrd-train $(PHOTOS) --out $(DEMO)/run --minutes $(MINUTES) --size $(SIZE)
 	$(BIN)/segrd-export $(DEMO)/run --int8 --out $(DEMO)/part.segrd
@@ -37,6 +36,16 @@ demo: install
 	$(BIN)/segrd-bench $(DEMO)/part.segrd --html $(DEMO)/latency.html
 	@echo
 	@echo "Open $(DEMO)/part.html (the detector) and $(DEMO)/latency.html; the inspected frames are in $(DEMO)/results."
+
+# The demo's own parts are rendered where there are none; a folder of yours has to be there.
+photographs: install
+	test -d $(PHOTOS) || test $(PHOTOS) != $(DEMO)/photos || $(BIN)/python -m segrd_edge.training.demo_parts $(PHOTOS)
+	@test -d $(PHOTOS) || { echo "PHOTOS=$(PHOTOS): there is no such folder"; exit 2; }
+
+# Looked for before minutes of training. A camera's number or an address is tried only then.
+frames: photographs
+	@case "$(FRAMES)" in [0-9] | *://*) ;; *) test -e "$(FRAMES)" || \
+		{ echo "FRAMES=$(FRAMES): there is no such folder or file; FRAMES=… names what to inspect"; exit 2; } ;; esac
 
 test: lint types tests
 
@@ -64,8 +73,7 @@ gpu-test: install
 	test -f $(BUNDLE) || $(MAKE) $(BUNDLE)
 	$(BIN)/python -m segrd_edge.benchmarks.gpu_test $(BUNDLE) --out benchmarks/results
 
-$(DEMO)/gpu.segrd:
-	test -d $(PHOTOS) || $(BIN)/python -m segrd_edge.training.demo_parts $(PHOTOS)
+$(DEMO)/gpu.segrd: | photographs
 	$(BIN)/segrd-train $(PHOTOS) --out $(DEMO)/gpu-run --minutes $(MINUTES) --size $(SIZE)
 	$(BIN)/segrd-export $(DEMO)/gpu-run --int8 --engine tensorrt --out $@ --no-report
 

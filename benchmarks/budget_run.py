@@ -76,7 +76,7 @@ def measure_budget(
         for each in choose(bundle, settings.engines, settings.precisions)
     ]
     frames = supply(list(opened.values()), settings)
-    if screen:
+    if screen and len({each.engine for _, each in wanted}) > 1:
         wanted = [
             (row["bundle"], Wanted(row["engine"], row["precision"]))
             for row in fastest(opened, wanted, frames, settings)
@@ -131,11 +131,11 @@ def timed(bundles: Mapping[str, Bundle], rows: Sequence[Mapping[str, Any]]) -> l
 
 
 def basis(manifest: Manifest, precision: Precision) -> Basis | None:
-    """What a graph's metrics come from. Bundles older than `source` have them from photographs."""
+    """What a graph's metrics come from; None without metrics, or where they do not say it."""
     metrics = manifest.graphs[precision].metrics
-    if metrics is None:
+    if metrics is None or "source" not in metrics:
         return None
-    source = str(metrics.get("source", "test photographs"))
+    source = str(metrics["source"])
     good, defective = (metrics.get(f"images_{kind}") for kind in ("good", "defect"))
     text = f"{source} ({good} good, {defective} defective)"
     data = manifest.data
@@ -143,14 +143,6 @@ def basis(manifest: Manifest, precision: Precision) -> Basis | None:
     tested = {k: v for k, v in counts.items() if not k.startswith("train")} if isinstance(counts, dict) else {}
     images = data.get("held_out_sha256") if source.startswith("synthetic") else tested
     return Basis(text, json.dumps([text, metrics.get("images_left_out"), images], sort_keys=True))
-
-
-def is_accepted(manifest: Manifest, precision: Precision) -> bool:
-    """Whether the export allows a runtime to take this graph by itself: INT8 may move the scores too far."""
-    is_safe = manifest.graphs[precision].is_safe
-    if is_safe is None:  # older bundles say it by their default alone
-        return precision not in ("int8", "mixed") or manifest.default_precision == "int8"
-    return is_safe
 
 
 def supply(bundles: Sequence[Bundle], settings: Settings) -> FrameSet:
@@ -198,7 +190,7 @@ def _timed(row: Mapping[str, Any], manifest: Manifest, images: Sequence[Mapping[
         p99_ms=row["p99_ms"],
         late=row["late"],
         stages_ms=row["stages_ms"],
-        is_accepted=is_accepted(manifest, precision),
+        is_accepted=manifest.graphs[precision].is_safe is not False,
         basis=basis(manifest, precision),
     )
 

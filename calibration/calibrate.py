@@ -26,7 +26,7 @@ from .plan import Plan
 from .progress import Said, Track, untracked
 from .quantise import quantise, tensors_to_calibrate
 from .ranges import Method, Observed, Ranges, observe
-from .sensitivity import Sensitivity
+from .sensitivity import Sensitivity, measure_sensitivity
 from .settings import DEFAULT_SETTINGS, Int8Settings
 from .speed import measure_speedup
 from .trial import Trial
@@ -92,7 +92,7 @@ class Calibration:
 
     @property
     def sensitivity(self) -> list[Sensitivity]:
-        """What each block alone does in INT8; empty where the plan needed no search."""
+        """What each block alone does in INT8; empty where neither a search nor the settings asked."""
         return self.choice.sensitivity
 
     @property
@@ -204,7 +204,9 @@ def calibrate(
     choice = (
         _try(trial, given) if given else choose_plan(trial, everything, settings.scope, budget, said=said, track=track)
     )
-    if "bias" in improve:
+    if settings.each_block and not choice.sensitivity:
+        choice = replace(choice, sensitivity=_each_block(trial, everything, choice.taken.plan, track))
+    if "bias" in improve:  # only now: corrected biases are wrong where a block alone is in INT8
         trial, choice = with_corrected_biases(trial, choice, budget, track=track)
     taken = choice.taken
     quantised = quantise(trial.model, ranges, taken.plan)
@@ -254,6 +256,12 @@ def _plans(model: onnx.ModelProto, everything: Plan, given: Plan | None) -> list
 
 def _try(trial: Trial, plan: Plan) -> Choice:
     return Choice(PLAN, {PLAN: Attempt.of(trial.model, plan, trial(plan))})
+
+
+def _each_block(trial: Trial, everything: Plan, taken: Plan, track: Track) -> list[Sensitivity]:
+    """All that may run in INT8, whatever of it `taken` has there, and skips as in `taken`."""
+    whole = everything.with_float_skips() if taken.float_skips else everything
+    return measure_sensitivity(trial, whole, blocks_of(trial.model, whole), track=track)
 
 
 def _speedup(

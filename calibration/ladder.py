@@ -75,7 +75,7 @@ class Choice:
 
     scope: str  # a name in SCOPES, or SEARCH, or PLAN
     attempts: Mapping[str, Attempt]  # by scope
-    sensitivity: list[Sensitivity] = field(default_factory=list)  # of every block; empty where there was no search
+    sensitivity: list[Sensitivity] = field(default_factory=list)  # of every block; of a search, or asked for
 
     @property
     def taken(self) -> Attempt:

@@ -1,8 +1,9 @@
 """What quantising one block alone does to the results: where in a network INT8 hurts, and where it costs nothing.
 
 INT8 noise of a block is measured with everything else in float, so that the noise of others does not hide it. On a
-trained network the blocks differ by three orders of magnitude; the order is what the search for a plan goes by. Blocks
-that cost much are measured in two terms as well (`rules.two_terms`), in which most of them cost little.
+trained network the blocks differ by three orders of magnitude; the order is what the search for a plan goes by, and
+what people go by who edit one. For the search, blocks that cost much are measured in two terms as well
+(`rules.two_terms`), in which most of them cost little.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def measure_sensitivity(
     trial: Trial,
     everything: Plan,
     blocks: Sequence[Block],
-    budget: Budget,
+    budget: Budget | None = None,
     *,
     track: Track = untracked,
 ) -> list[Sensitivity]:
@@ -57,16 +58,17 @@ def measure_sensitivity(
 
     Args:
         everything: the plan that `blocks` are of.
-        budget: by its measure blocks cost much or little.
+        budget: by its measure blocks cost much or little; None tries none in two terms.
         track: wraps the blocks, for a progress bar.
     """
     few = trial.on(FRAMES)
     why = dict.fromkeys(everything.quantised, "one block at a time")
     plans = {block: everything.narrowed(block.nodes, why) for block in blocks}
     drifts = {block: few(plans[block]) for block in track(blocks, "each block alone in INT8")}
+    costly = [] if budget is None else _costly(drifts, budget)
     two_term = {
         block: few(plans[block].in_two_terms(dict.fromkeys(block.nodes, "one block at a time")))
-        for block in track(_costly(drifts, budget), "those that cost much, in two terms")
+        for block in track(costly, "those that cost much, in two terms")
     }
     return [Sensitivity(block, drifts[block], two_term.get(block)) for block in blocks]
 

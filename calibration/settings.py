@@ -30,6 +30,7 @@ class Int8Settings:
     plan: Mapping[str, Any] | None = None  # says it layer by layer instead, as `plan.read_choices` gives it
     budget: Budget = field(default_factory=Budget)  # how far INT8 may move results, how fast it has to be
     improve: tuple[Improvement, ...] = ("rounding",)  # what to do to the weights, see `improve`
+    each_block: bool = False  # measure each block alone without a search, too; segrd-export's report asks
     fine_tune_minutes: float = 0.0  # of `training.qat`; taken where its INT8 graph is nearer to the run's float graph
 
     def __post_init__(self) -> None:

@@ -167,6 +167,7 @@ def command(
             speedup=min_speedup,
         ),
         improve=cast(Any, () if int8_improve == "none" else tuple(int8_improve.split(","))),
+        each_block=report,
         fine_tune_minutes=qat_minutes,
     )
     target = Target.choose(engine, None if frame is None else parse_frame_size(frame), batch)

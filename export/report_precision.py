@@ -8,6 +8,7 @@ from typing import Any
 
 from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.calibrate import Calibration
+from segrd_edge.calibration.sensitivity import FRAMES as SENSITIVITY_FRAMES
 from segrd_edge.manifest import CalibrationRecord, GraphRecord, LatencyRecord, Manifest, NodeReason, Precision
 from segrd_edge.training.evaluate import Evaluation
 
@@ -71,6 +72,8 @@ def _headline(manifest: Manifest, calibration: Calibration | None) -> str:
 def _by_budget(latency: LatencyRecord) -> str:
     """Why fp32 is the default of a bundle with a budget, as `benchmarks.budget` chooses."""
     limit = f"the budget of {latency.budget_ms:g} ms"
+    if any(name not in latency.p99_ms for name in ("fp32", "int8")):
+        return f"against {limit} only {' and '.join(latency.p99_ms)} could be timed here"
     if latency.p99_ms["int8"] > latency.budget_ms:
         return f"it takes {latency.p99_ms['int8']:.1f} ms at p99 here, and {limit} is kept by fp32"
     if latency.p99_ms["fp32"] <= latency.p99_ms["int8"]:
@@ -262,21 +265,27 @@ def _methods(
     }
 
 
-def _sensitivity(record: CalibrationRecord) -> str:
-    """A bar for every block: how far it alone, in INT8, moves the scores. Empty where no search was needed."""
+def _sensitivity(record: CalibrationRecord) -> dict[str, Any] | None:
+    """Of every block alone in INT8: a bar, how far it moves the scores, and a row with all that it does."""
     if not record.sensitivity:
-        return ""
+        return None
     int8, total = set(record.quantised), sum(block.macs for block in record.sensitivity)
     twice = {entry.node for entry in record.two_term}
     groups: dict[str, list[charts.Bar]] = {}
+    rows: list[tuple[str, str, list[str]]] = []
     for block in record.sensitivity:
         value, share = block.drift["score_mean"], percent(block.macs / total)
         tone = "int8" if int8.issuperset(block.nodes) else "fp32"
         runs_in = "float" if tone == "fp32" else "INT8 in two terms" if twice.issuperset(block.nodes) else "INT8"
         note = f"{number(value)}, {share} of the work, {runs_in}"
+        rows.append((block.block, runs_in, _drift_figures(block.drift)))
         module, _, rest = block.block.partition(".")
         groups.setdefault(module, []).append(charts.Bar(rest or module, value, value, note, f"bar-{tone}"))
-    return charts.grouped_bars(list(groups.items()), note_width=290)
+    return {
+        "chart": charts.grouped_bars(list(groups.items()), note_width=290),
+        "rows": rows,
+        "frames": min(SENSITIVITY_FRAMES, len(record.frames)),
+    }
 
 
 def _weights(record: CalibrationRecord) -> list[str]:

@@ -140,7 +140,7 @@ class GraphRecord(Record):
     metrics: dict[str, JsonValue] | None = Field(
         default=None,
         description="metrics, and what they come from: `source` is test photographs, or synthetic defects on held-out "
-        "good images; without it, test photographs",
+        "good images",
     )
     verdict_changes: VerdictChangesRecord | None = Field(default=None, description="of every graph but fp32")
 
@@ -210,7 +210,7 @@ class CalibrationRecord(Record):
         default=None, gt=0, description="fp32's time over INT8's as measured, where one was asked for and in reach"
     )
     sensitivity: list[SensitivityRecord] = Field(
-        default=[], description="of every block, where no scope was enough and the plan was searched for"
+        default=[], description="of every block of what may run in INT8, whatever the plan has there"
     )
     improved: list[str] = Field(default=[], description="what was done to the weights: rounding, levels, bias")
     fine_tuning: FineTuningRecord | None = Field(default=None, description="where one was asked for")

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from segrd_edge.benchmarks.budget import Answer, Basis, Timed, judge
-from segrd_edge.benchmarks.budget_run import P99_ROUNDS, Settings, basis, is_accepted, rounds, timed
+from segrd_edge.benchmarks.budget_run import P99_ROUNDS, Settings, basis, rounds, timed
 from segrd_edge.benchmarks.budget_text import best_of, headline, python_line, sentences
 from segrd_edge.benchmarks.choice import RESULT_FILE, Scored
 from segrd_edge.benchmarks.cli import command
@@ -180,7 +180,10 @@ def fields_with(manifest_fields: Callable[..., dict[str, Any]], **of_graphs: Any
     return {**fields, "graphs": {name: {**graph, **of_graphs} for name, graph in fields["graphs"].items()}}
 
 
-METRICS = {"image_auroc": 0.95, "pixel_ap": 0.7, "images_good": 20, "images_defect": 20, "images_left_out": 0}
+METRICS = {
+    "source": "test photographs", "image_auroc": 0.95, "pixel_ap": 0.7,
+    "images_good": 20, "images_defect": 20, "images_left_out": 0,
+}  # fmt: skip
 
 
 def test_what_metrics_come_from(manifest_fields: Callable[..., dict[str, Any]]) -> None:
@@ -196,15 +199,8 @@ def test_what_metrics_come_from(manifest_fields: Callable[..., dict[str, Any]]) 
     one, other = (made_of({"held_out_sha256": [seed]}, **painted) for seed in "ab")
     assert one != other
     assert basis(Manifest(**manifest_fields()), "fp32") is None
-
-
-def test_int8_is_accepted_as_the_export_says(manifest_fields: Callable[..., dict[str, Any]]) -> None:
-    assert is_accepted(Manifest(**manifest_fields()), "int8")
-    assert not is_accepted(Manifest(**manifest_fields(default_precision="fp32")), "int8")
-    safe = fields_with(manifest_fields, is_safe=True) | {"default_precision": "fp32"}
-    assert is_accepted(Manifest(**safe), "int8")  # it was not fast enough for --min-speedup, or not needed
-    assert not is_accepted(Manifest(**fields_with(manifest_fields, is_safe=False)), "int8")
-    assert is_accepted(Manifest(**manifest_fields(default_precision="fp32")), "fp32")
+    unknown = fields_with(manifest_fields, metrics={"image_auroc": 0.95})
+    assert basis(Manifest(**unknown), "fp32") is None
 
 
 def test_the_single_scores_are_those_that_segrd_compare_left(
@@ -216,6 +212,10 @@ def test_the_single_scores_are_those_that_segrd_compare_left(
     bundle = Bundle.open(make_bundle(tmp_path / "part.segrd", records=graphs))
     (alone,) = timed({"a": bundle}, [row | {"precision": "int8"}])
     assert (alone.images, alone.image_auroc, alone.basis is None) == (None, 0.95, False)
+    assert alone.is_accepted
+    unsafe = fields_with(manifest_fields, metrics=METRICS, is_safe=False)["graphs"]
+    refused = Bundle.open(make_bundle(tmp_path / "unsafe.segrd", records=unsafe))
+    assert not timed({"a": refused}, [row | {"precision": "int8"}])[0].is_accepted
     (tmp_path / RESULT_FILE).write_text(json.dumps(record(missed=1)))
     (known,) = timed({"a": bundle}, [row | {"precision": "int8"}])
     assert known.images is not None

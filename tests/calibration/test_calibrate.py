@@ -102,6 +102,16 @@ def test_without_a_head_the_ladder_ends_at_the_encoder(model: onnx.ModelProto, f
     assert set(calibration.plan.quantised) == {"student.encoder.conv1", "student.encoder.conv2"}
 
 
+def test_each_block_is_measured_where_that_is_asked_for(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
+    """Whatever the plan has in INT8, so that somebody who edits it knows all of them."""
+    everything = Plan.of(model)
+    passes = Int8Settings(budget=EVERYTHING_PASSES, each_block=True)
+    for settings in (passes, Int8Settings(plan=everything.only("head.").to_dict(), each_block=True)):
+        found = calibrate(model, frames, settings).sensitivity
+        assert {node for block in found for node in block.block.nodes} == set(everything.quantised)
+        assert all(block.drift.score_mean > 0 and block.two_term is None for block in found)
+
+
 def test_a_named_scope_is_taken_whatever_its_drift(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
     everything = calibrate(model, frames, Int8Settings(scope="all", budget=NOTHING_PASSES))
     assert (everything.scope, everything.sensitivity) == ("all", [])

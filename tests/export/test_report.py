@@ -180,9 +180,10 @@ def test_float16_layers_and_the_target_are_explained(make: Any, tmp_path: Path) 
 def test_what_int8_does_and_what_else_was_tried_are_shown(make: Any, tmp_path: Path) -> None:
     run, result = make()
     drift = {"score_mean": 0.0123, "score_max": 0.2, "map_cosine_mean": 0.98, "map_cosine_min": 0.9}
+    turned = {"pairs_turned": 1 / 8, "flip_rate": 1 / 12, "image_auroc_drop": 1 / 36, "pixel_ap_drop": 1 / 32}
     blocks = [
         {"block": "student.layer1.0", "nodes": ["student.a"], "macs": 300, "drift": {**drift, "score_mean": 0.0042}},
-        {"block": "head.fuse", "nodes": ["head.out"], "macs": 100, "drift": {**drift, "score_mean": 0.0777}},
+        {"block": "head.fuse", "nodes": ["head.out"], "macs": 100, "drift": {**drift, "score_mean": 0.0777, **turned}},
     ]
     tuning = {"minutes": 1, "steps": 25, "before": drift, "after": {**drift, "score_mean": 0.0456}, "is_taken": False}
     record = CalibrationRecord.model_validate({
@@ -195,8 +196,11 @@ def test_what_int8_does_and_what_else_was_tried_are_shown(make: Any, tmp_path: P
     assert [(method, figures[0], figures[5], metrics[0]) for method, figures, metrics in found["methods"]["rows"]] == [
         ("percentile", "0.0123", "–", report_text.number(exported.image_auroc)), ("max", "0.0088", "0.2500", "0.9125"),
     ]  # fmt: skip
-    assert "0.0042, 75 % of the work, INT8" in found["sensitivity"]
-    assert "0.0777, 25 % of the work, float" in found["sensitivity"]
+    assert "0.0042, 75 % of the work, INT8" in found["sensitivity"]["chart"]
+    assert "0.0777, 25 % of the work, float" in found["sensitivity"]["chart"]
+    student, head = found["sensitivity"]["rows"]
+    assert (student[:2], head[:2]) == (("student.layer1.0", "INT8"), ("head.fuse", "float"))
+    assert head[2] == ["0.0777", "0.2000", "0.9800", "0.9000", "0.1250", "0.0833", "0.0278", "0.0312"]
     assert found["weights"][0] == "Biases take up INT8's mean shift."
     assert found["weights"][1].endswith("0.0123 before, mean |Δscore| 0.0456 after; the result was not taken.")
     manifest = result.manifest.model_copy(update={"calibration": record})
@@ -205,6 +209,7 @@ def test_what_int8_does_and_what_else_was_tried_are_shown(make: Any, tmp_path: P
     assert "INT8 is the default on a processor." in text
     assert "The same layers with scales found in other ways" in text
     assert "What each block does alone" in text
+    assert "All that each block alone does" in text
     # A mark per image: 4 good ones, 5 defects.
     marks = re.findall(r'<circle class="(good|defect)"', html.read_text(encoding="utf-8"))
     assert (marks.count("good"), marks.count("defect")) == (4, 5)
@@ -237,6 +242,8 @@ def test_scores_that_have_not_moved_lie_on_the_diagonal() -> None:
          "ms, and is not slower here."),
         ("fp32", {"int8_ms": 31.0}, "INT8 is in the bundle, but fp32 stays the default: it takes 31.0 ms at p99 here, "
          "and the budget of 30 ms is kept by fp32."),
+        ("fp32", {"int8_ms": None}, "INT8 is in the bundle, but fp32 stays the default: against the budget of 30 ms "
+         "only fp32 could be timed here."),
     ],
 )  # fmt: skip
 def test_why_int8_is_the_default_or_not(make: Any, chosen: Any, given: dict[str, Any], sentence: str) -> None:
@@ -247,7 +254,8 @@ def test_why_int8_is_the_default_or_not(make: Any, chosen: Any, given: dict[str,
     calibration: Any = SimpleNamespace(**fields | given)
     manifest = make()[1].manifest.model_copy(update={"default_precision": chosen})
     if "int8_ms" in given:
-        latency = SimpleNamespace(budget_ms=30.0, p99_ms={"fp32": 25.0, "int8": given["int8_ms"]})
+        timed = {"fp32": 25.0, "int8": given["int8_ms"]}
+        latency = SimpleNamespace(budget_ms=30.0, p99_ms={name: ms for name, ms in timed.items() if ms})
         manifest = manifest.model_copy(update={"latency": latency})
     assert _headline(manifest, calibration) == sentence
 
@@ -274,7 +282,7 @@ def test_what_runs_in_two_terms_is_said_and_explained() -> None:
     }  # fmt: skip
     plain = _calibration(CalibrationRecord.model_validate(fields), None, {})
     assert (plain["two_terms"], plain["two_term_reasons"]) == ([], {})
-    assert "100 % of the work, INT8<" in plain["sensitivity"]
+    assert "100 % of the work, INT8<" in plain["sensitivity"]["chart"]
     why = {"node": "head.a", "reason": "alone it moves too much"}
     twice = {**fields, "two_term": [why], "two_term_share": 0.25, "float_skips": True, "unclipped": ["x", "y"]}
     shown = _calibration(CalibrationRecord.model_validate(twice), None, {})
@@ -283,7 +291,8 @@ def test_what_runs_in_two_terms_is_said_and_explained() -> None:
     assert second == "What skips the residual blocks stays in float."
     assert shown["two_term_reasons"] == {"alone it moves too much": ["head.a"]}
     assert shown["method"] == "percentile 99.9; 2 tensors of what the head reads not clipped"
-    assert "100 % of the work, INT8 in two terms<" in shown["sensitivity"]
+    assert "100 % of the work, INT8 in two terms<" in shown["sensitivity"]["chart"]
+    assert [row[1] for row in shown["sensitivity"]["rows"]] == ["INT8 in two terms"]
 
 
 def test_a_crop_and_what_it_leaves_out(make: Any, tmp_path: Path) -> None:
