@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import re
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter, process_time, sleep
 from typing import Any, NamedTuple
 
 from segrd_edge import __version__, machine
+from segrd_edge.tensorrt import jetson, smi
 
 _PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "openvino", "torch")
 _VARIABLES = re.compile(r"(OMP|KMP|MKL|OPENBLAS|OV|ORT|CUDA|SEGRD)_")
@@ -18,9 +20,12 @@ _SETTLE_POLL_S = 0.002
 
 
 def describe() -> dict[str, Any]:
-    """Processor, system, versions and settings that decide what a duration means; ready for JSON."""
+    """Processor, cards, power, system, versions and settings that decide what a duration means; ready for JSON."""
+    board = jetson.read()
     return {
         "cpu": machine.cpu(),
+        "power": machine.power() | ({"Jetson mode": board.power_mode} if board and board.power_mode else {}),
+        "gpus": [asdict(card) for card in smi.cards()],
         "memory_gib": machine.memory_gib(),
         "os": platform.platform(),
         "python": platform.python_version(),

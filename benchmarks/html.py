@@ -111,6 +111,8 @@ def machine_rows(found: Mapping[str, Any]) -> dict[str, str]:
         "cores": f"{cpu['usable_cores']} of {cpu['cores']} logical cores usable",
         "instructions": " ".join(cpu["flags"] or ()) or "unknown",
         "frequency governor": cpu["governor"] or "not readable",
+        "power": _pairs(found["power"]) or "not readable",
+        **{f"card {number}": _card(card) for number, card in enumerate(found["gpus"])},
         "memory": "unknown" if found["memory_gib"] is None else f"{found['memory_gib']} GiB",
         "system": found["os"],
         "Python, segrd-edge": f"{found['python']}, {found['segrd_edge']}",
@@ -122,6 +124,18 @@ def machine_rows(found: Mapping[str, Any]) -> dict[str, str]:
         )
         or "unknown",
     }
+
+
+def _card(card: Mapping[str, Any]) -> str:
+    """One of `segrd_edge.tensorrt.smi.Card`, as far as the driver says."""
+    facts = [card["name"] or "of no name"]
+    if card["sm_mhz"] is not None:
+        facts.append(f"{card['sm_mhz']} of {card['most_sm_mhz'] or 'unknown'} MHz when read")
+    if card["power_limit_w"] is not None:
+        facts.append(f"{card['power_limit_w']:g} W at most")
+    if card["slowed_by"]:
+        facts.append(f"slowed down by {' and '.join(card['slowed_by'])}")
+    return ", ".join(facts)
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -52,6 +52,37 @@ def cpu() -> dict[str, Any]:
     }
 
 
+def power(root: Path = Path("/")) -> dict[str, str]:
+    """What limits or raises the processor's clock: turbo, energy preference, platform profile, supply. Only what the
+    system says; a virtual machine says nothing.
+
+    Args:
+        root: folder that stands for the file system's.
+    """
+    cpus = root / "sys/devices/system/cpu"
+    found = {
+        "turbo": _turbo(cpus),
+        "energy preference": read_text(cpus / "cpu0/cpufreq/energy_performance_preference"),
+        "platform profile": read_text(root / "sys/firmware/acpi/platform_profile"),
+        "supply": _supply(root / "sys/class/power_supply"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _turbo(cpus: Path) -> str | None:
+    """By Intel's driver, which says it the other way round, or by the others'."""
+    states = {("intel_pstate/no_turbo", "1"): "off", ("intel_pstate/no_turbo", "0"): "on"}
+    states |= {("cpufreq/boost", "0"): "off", ("cpufreq/boost", "1"): "on"}
+    return next((state for (file, value), state in states.items() if read_text(cpus / file) == value), None)
+
+
+def _supply(supplies: Path) -> str | None:
+    """Mains or battery, of a machine that can tell them apart."""
+    mains = [path for path in supplies.glob("*") if read_text(path / "type") == "Mains"]
+    online = [read_text(path / "online") for path in mains]
+    return None if not mains else "mains" if "1" in online else "battery"
+
+
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -87,6 +87,7 @@ def summary(
     """compare.json: INT8 takes half of `median_ms`."""
     cpu = {"model": "a processor", "architecture": "x86_64", "mhz": None, "usable_cores": 2, "cores": 2}
     environment = {"cpu": {**cpu, "flags": None, "governor": None}, "memory_gib": None, "os": "an OS"}
+    environment |= {"power": {}, "gpus": []}
     environment |= {"python": "3.11", "segrd_edge": "0.1.0", "packages": {}, "variables": {}, "opencv_threads": 2}
     latency = {
         "engine": "openvino",

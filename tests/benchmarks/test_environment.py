@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,6 +10,8 @@ import pytest
 
 from segrd_edge.benchmarks import environment
 from segrd_edge.benchmarks.environment import OtherCpu, _Ticks
+from segrd_edge.benchmarks.html import machine_rows
+from segrd_edge.tensorrt import jetson, smi
 
 linux = pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="reads /proc")
 
@@ -72,3 +75,19 @@ def test_an_idle_process_is_not_held_up_for_the_whole_limit(monkeypatch: pytest.
 def test_memory_that_cannot_be_read_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environment, "Path", lambda path: tmp_path / "absent")
     assert environment.rss_mib() is None
+
+
+def test_cards_and_a_jetsons_mode_are_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = smi.Card("a card", "580.1", 1200, 2400, 70.0, "Enabled", "Default", ("heat",))
+    monkeypatch.setattr(smi, "cards", lambda: [card])
+    monkeypatch.setattr(jetson, "read", lambda: jetson.Jetson(power_mode="15W"))
+    monkeypatch.setattr(environment.machine, "power", lambda: {"turbo": "off"})
+    found = environment.describe()
+    assert found["power"] == {"turbo": "off", "Jetson mode": "15W"}
+    assert json.loads(json.dumps(found["gpus"]))[0]["slowed_by"] == ["heat"]
+    rows = machine_rows(found | {"load_average": {"before": None}})
+    assert rows["power"] == "turbo off, Jetson mode 15W"
+    assert rows["card 0"] == "a card, 1200 of 2400 MHz when read, 70 W at most, slowed down by heat"
+    silent = dict.fromkeys(found["gpus"][0]) | {"slowed_by": ()}
+    rows = machine_rows(found | {"power": {}, "gpus": [silent], "load_average": {"before": None}})
+    assert (rows["power"], rows["card 0"]) == ("not readable", "of no name")
