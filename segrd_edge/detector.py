@@ -25,6 +25,7 @@ from .frames import PixelOrder, as_pixels, check_frame, check_value_range, to_bg
 from .inspection import Inspection
 from .keep_warm import KeepWarm
 from .mapspec import MapSpec
+from .memory import check_memory
 from .preprocess import Placement, Preprocess
 from .regions import FoundRegions, find_regions
 from .selftest import SelfTest, self_test
@@ -106,6 +107,7 @@ class Detector:
         self._max_regions = _count("max_regions", max_regions)
         self._mm_per_px = None if mm_per_px is None else _positive("mm_per_px", mm_per_px)
         self._counting = Counting(roi_xywh, ignore_mask)
+        self._fitting: set[tuple[int, int]] = set()  # sizes of frames with tiles that the memory is enough for
         self.pixel_order = _pixel_order(pixel_order)
         if value_range is not None:
             check_value_range(value_range)
@@ -172,7 +174,8 @@ class Detector:
             An `Inspection` that owns its memory. `timings_ms["total"]` includes waiting for other threads.
 
         Raises:
-            FrameError: the frame does not meet the contract (see `segrd_edge.frames`).
+            FrameError: the frame does not meet the contract (see `segrd_edge.frames`), or its tiles do not fit
+                the memory.
             OptionError: the region of interest or the ignore mask does not fit a frame of this size.
             EngineError: the Detector is closed, or the engine failed.
         """
@@ -285,7 +288,20 @@ class Detector:
                 fix=f"export with --frame {frame_hw[1]}x{frame_hw[0]}, or without --frame for frames of any size",
             )
         placement = self.preprocess.placement(frame_hw)
+        if self.preprocess.tile_hw is not None and frame_hw not in self._fitting:
+            self._check_fits(frame_hw, self.preprocess.grid(placement.size_hw))
         return placement, self._counting.at_network_size(placement)
+
+    def _check_fits(self, frame_hw: tuple[int, int], grid: TileGrid) -> None:
+        """A frame of many tiles fits the memory; each size is looked at once, as its memory is used again."""
+        height, width = frame_hw
+        check_memory(
+            f"a frame of {width}×{height} pixels, {len(grid)} tiles at once,",
+            grid.needed_bytes,
+            "give parts of it, train with --crop or a larger --tile, or free memory",
+            FrameError,
+        )
+        self._fitting.add(frame_hw)
 
     def _groups(self, prepared: Sequence[_Prepared]) -> Iterator[list[_Prepared]]:
         """Frames that share a run of the engine; one with more tiles than the batch takes several by itself."""

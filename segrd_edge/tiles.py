@@ -22,6 +22,7 @@ from .engines.base import EngineOutput
 from .mapspec import MapSpec
 
 Image = npt.NDArray[np.uint8]
+_IMAGE_BYTES, _MAP_BYTES = 3, 4  # per pixel: uint8 BGR, float32
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,13 @@ class TileGrid:
         for window, weight, tile in zip(self._windows, self._weights, maps, strict=True):
             whole[window] += weight * tile
         return np.minimum(whole, 1, out=whole)  # the weights may add up to 1 and a rounding error
+
+    @property
+    def needed_bytes(self) -> int:
+        """Memory for an image of tiles beside its frame and the engine: the image, the tiles' maps and weights, the map
+        of the whole."""
+        pixels, tile_pixels = math.prod(self.image_hw), len(self) * math.prod(self.tile_hw)
+        return _IMAGE_BYTES * pixels + _MAP_BYTES * (pixels + 2 * tile_pixels)
 
     @cached_property
     def _windows(self) -> list[tuple[slice, slice]]:

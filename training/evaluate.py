@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from segrd_edge.errors import DataError, FrameError
 from segrd_edge.frames import read_frame
+from segrd_edge.memory import check_memory
 from segrd_edge.preprocess import Placement, Preprocess
 from segrd_edge.selftest import golden_frame
 
 from .data import GOOD, Photo, PhotoFolder, check, file_sha256, read_mask, scan
-from .memory import check_memory
 from .metrics import Metrics, downsample_mask, evaluate_maps
 
 BYTES_PER_PIXEL = 80  # of a map, while the metrics are found: 70 were measured, and map and mask are kept
@@ -307,6 +307,7 @@ def _check_fits(photos: int, anomaly_map: npt.NDArray[np.float32]) -> None:
         f"measuring {photos} maps of {width}×{height} pixels",
         photos * anomaly_map.size * BYTES_PER_PIXEL,
         "evaluate on fewer photographs, a part of them at a time, or train with a larger --tile",
+        DataError,
     )
 
 

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from segrd_edge.errors import DataError
 from segrd_edge.frames import read_frame
+from segrd_edge.memory import check_memory
 from segrd_edge.preprocess import SIZE_MULTIPLE, Preprocess
 
 from .data import Photo
-from .memory import check_memory
 from .synthesis import Defects, Image, Mask, foreground_mask
 
 Rotation = Literal["none", "small", "full"]
@@ -64,6 +65,7 @@ def _check_fits(photos: int, image_hw: tuple[int, int]) -> None:
         f"keeping {photos} photographs of {width}×{height} pixels at hand, as they are after the resize,",
         photos * height * width * 4,  # three channels and the foreground
         "train on fewer photographs, or with a larger --tile, which shrinks them more",
+        DataError,
     )
 
 

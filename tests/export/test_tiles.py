@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from segrd_edge import memory
 from segrd_edge.calibration.settings import Int8Settings
 from segrd_edge.detector import Detector
 from segrd_edge.errors import DataError, OptionError
@@ -17,7 +18,6 @@ from segrd_edge.export.bundle import export_bundle
 from segrd_edge.export.target import Target
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
-from segrd_edge.training import memory
 from segrd_edge.training.backbone import ResNetFeatures
 from segrd_edge.training.data import check, scan
 from segrd_edge.training.evaluate import evaluate

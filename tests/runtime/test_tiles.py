@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segrd_edge import Detector
+from segrd_edge import Detector, memory
 from segrd_edge.engines import EngineOutput
 from segrd_edge.errors import FrameError, OptionError
 from segrd_edge.mapspec import MapSpec
@@ -112,6 +112,23 @@ def test_tiles_share_runs_of_the_engine(tiled_bundle: Callable[[int], Path], mon
         monkeypatch.setattr(engine, "_run", lambda images: runs.append(len(images)) or run(images))
         detector.inspect_batch([paint((300, 500)), paint(TILE_HW), paint(TILE_HW), paint((128, 330))])
     assert runs == [4, 4, 4, 4]  # three times four tiles; then one, one and two
+
+
+def test_a_frame_whose_tiles_do_not_fit_the_memory_is_refused(
+    tiled_bundle: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve tiles of 64×96 in 150×250 pixels. What has been inspected once is not looked at again."""
+    needed = 150 * 250 * 7 + 12 * 64 * 96 * 8
+    asked: list[int] = []
+    with Detector(tiled_bundle(1)) as detector:
+        monkeypatch.setattr(memory, "available_memory_bytes", lambda: asked.append(1) or needed - 1)
+        for refuse in (detector.inspect, detector.check_frame):
+            with pytest.raises(FrameError, match=r"500×300 pixels, 12 tiles at once, would take 0\.0 GiB of memory"):
+                refuse(paint((300, 500)))
+        monkeypatch.setattr(memory, "available_memory_bytes", lambda: asked.append(1) or needed)
+        for _ in range(2):
+            detector.inspect(paint((300, 500)))
+    assert len(asked) == 3
 
 
 def test_a_frame_smaller_than_a_tile_is_refused(tiled_bundle: Callable[[int], Path]) -> None:

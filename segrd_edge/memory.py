@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from segrd_edge.errors import DataError
-from segrd_edge.machine import available_memory_bytes
+from .errors import SegrdError
+from .machine import available_memory_bytes
 
 
-def check_memory(what: str, needed_bytes: int, fix: str) -> None:
-    """DataError where `what` takes more memory than is available now; nothing where the system does not say."""
+def check_memory(what: str, needed_bytes: int, fix: str, error: type[SegrdError]) -> None:
+    """Raise `error` where `what` takes more memory than is available now; nothing where the system does not say."""
     available = available_memory_bytes()
     if available is not None and needed_bytes > available:
-        raise DataError(
+        raise error(
             f"{what} would take {needed_bytes / 2**30:.1f} GiB of memory",
             expected=f"no more than the {available / 2**30:.1f} GiB that are available",
             fix=fix,
