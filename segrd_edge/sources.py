@@ -15,6 +15,10 @@ from .errors import DataError, FrameError, SegrdError
 from .frames import IMAGE_SUFFIXES, read_frame
 from .results import LOGS, OVERLAYS
 
+# Of the frames that a video states, a whole one gives at least this share: some formats only estimate the number, from
+# length and rate.
+_WHOLE = 0.95
+
 NamedFrame = tuple[str, "npt.NDArray[np.uint8] | SegrdError"]
 
 
@@ -50,7 +54,7 @@ def frames(source: str | Path, *, value_range: tuple[int, int] | None = None) ->
 
     A file that cannot be read gives its error in place of a frame, and the iteration goes on. A folder is read
     recursively, in the order of its sorted paths; names are paths below it. Frames of a video or camera are numbered
-    from 0.
+    from 0; a video that breaks off gives an error in place of what it lacks.
 
     Args:
         source: folder, image file, video file, camera index ("0") or URL.
@@ -108,6 +112,7 @@ def _captured(source: str | Path, stem: str) -> Iterator[NamedFrame]:
 
 
 def _delivered(capture: Any, source: str | Path, stem: str) -> Iterator[NamedFrame]:
+    stated = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     try:
         for number in count():
             name = f"{stem}_{number:06d}"
@@ -115,6 +120,15 @@ def _delivered(capture: Any, source: str | Path, stem: str) -> Iterator[NamedFra
             if not delivered:
                 if is_live(source) or number == 0:  # a camera has no end, and a video has a first frame
                     yield name, FrameError(f"{source}: delivered no frame after {number}")
+                elif number < _WHOLE * stated:
+                    yield (
+                        name,
+                        FrameError(
+                            f"{source}: ended after {number} of {stated:.0f} frames",
+                            expected="a video that is whole",
+                            fix="copy it again; ffprobe says whether it is damaged",
+                        ),
+                    )
                 return
             yield name, np.asarray(frame, np.uint8)
     finally:

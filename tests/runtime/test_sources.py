@@ -70,6 +70,26 @@ def test_a_video_is_numbered(tmp_path: Path) -> None:
     assert count_images(path) is None
 
 
+@pytest.mark.parametrize("suffix", ["avi", "mkv"])
+def test_a_video_that_breaks_off_is_no_whole_one(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"line.{suffix}"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no video")
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), np.uint8)
+    for frame in noise:
+        writer.write(frame)
+    writer.release()
+    assert len(list(frames(path))) == 40
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    *whole, (name, error) = frames(path)
+    assert 10 < len(whole) < 30
+    assert all(isinstance(frame, np.ndarray) for _, frame in whole)
+    assert name == f"line_{len(whole):06d}"
+    assert isinstance(error, FrameError)
+    assert f"ended after {len(whole)} of 40 frames" in error.what
+
+
 @pytest.mark.parametrize("name", ["absent", "empty", "text.mp4"])
 def test_a_source_that_cannot_be_used_is_an_error_at_the_call(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
