@@ -12,6 +12,7 @@ folder.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,11 +105,12 @@ def main(
     preprocess = parse_preprocess(size, "stretch", None, None, tile, Preprocess().overlap)
     for trained, name, number in product(models, category or CATEGORIES, seed or [0]):
         cell = Cell(name, find_category(data, name), teacher, number, label or trained)
-        if (out / f"{cell.name}.json").is_file():
+        settings = Settings(trained, textures, minutes, threads, options[trained], preprocess, int8)
+        if is_done(cell, settings, out):
             console.print(f"{cell.name}: done before")
             continue
         console.print(f"{cell.name}: started {time.strftime('%H:%M:%S')}")
-        run_cell(cell, Settings(trained, textures, minutes, threads, options[trained], preprocess, int8), out, work)
+        run_cell(cell, settings, out, work)
     write_table(out)
 
 
@@ -118,6 +120,28 @@ def find_category(data: Path, name: str) -> Path:
     if not found:
         raise OptionError(f"no category {name!r} below {data}", expected="a folder of that name in MVTec AD layout")
     return found[0]
+
+
+def is_done(cell: Cell, settings: Settings, out: Path) -> bool:
+    """Whether the cell's result is there; OptionError where it is one of other settings."""
+    file = out / f"{cell.name}.json"
+    if not file.is_file():
+        return False
+    found = json.loads(file.read_text(encoding="utf-8"))
+    tile_hw = settings.preprocess.tile_hw
+    asked = {
+        "minutes": settings.minutes,
+        "options": settings.options,
+        "size_hw": list(settings.preprocess.size_hw),
+        "tile_hw": None if tile_hw is None else list(tile_hw),
+    }
+    if other := [f"{name} {found[name]} and not {value}" for name, value in asked.items() if found[name] != value]:
+        raise OptionError(
+            f"{file} was made with {', '.join(other)}",
+            expected="cells of the same settings in one table",
+            fix="give another --out or --label, or delete that file",
+        )
+    return True
 
 
 def run_cell(cell: Cell, settings: Settings, out: Path, work: Path) -> None:

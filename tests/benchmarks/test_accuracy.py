@@ -29,6 +29,8 @@ def cell(
         "minutes": 8.0,
         "threads": 1,
         "options": {},
+        "size_hw": [256, 256],
+        "tile_hw": None,
         "teacher": {"name": label, "sha256": "0" * 64},
         "steps": 100,
         "date": "2026-01-01",
@@ -158,10 +160,20 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
             category=["bottle", "fabric01"],
             seed=[0],
             out=tmp_path / "out",
-            minutes=1,
+            minutes=8,
             threads=1,
         )
     assert ran == ["x-bottle-seed0", "x-fabric01-seed0"]
+    again = partial(
+        accuracy.main, tmp_path / "data", model=["adps"], label="x", category=["bottle"], out=tmp_path / "out"
+    )
+    for options, what in (
+        ({"minutes": 5}, "minutes 8.0 and not 5"),
+        ({"size": "320"}, r"size_hw \[256, 256\] and not"),
+    ):
+        with pytest.raises(OptionError, match=rf"x-bottle-seed0.json was made with .*{what}"):
+            again(**{"minutes": 8} | options)
+    assert len(ran) == 2
 
 
 def test_one_command_is_the_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
