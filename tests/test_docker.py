@@ -228,9 +228,14 @@ def test_compose_runs_what_exists(path: Path) -> None:
     assert (DOCKER / service["build"]["context"]).resolve() == ROOT
     text = path.read_text(encoding="utf-8")
     assert all(f"ARG {argument}=" in text for argument in service["build"].get("args", {}))
-    sources = [re.sub(r"\$\{[^}]*\}", "", volume).split(":")[0] for volume in service["volumes"]]
-    assert {source for source in sources if source and not source.startswith("/")} == set(compose["volumes"])
-    assert set(compose["x-inspect"]["volumes"]) <= set(service["volumes"])
+    bundle, *volumes = service["volumes"]
+    # In the short form a path without a slash in front would be the name of a volume.
+    assert (bundle["type"], bundle["target"], bundle["read_only"]) == ("bind", "/bundle.segrd", True)
+    assert re.fullmatch(r"\$\{BUNDLE:\?.*absolute path\}", bundle["source"])
+    assert 'export BUNDLE="$PWD/' in (DOCKER / "compose.yaml").read_text(encoding="utf-8")
+    sources = [volume.split(":")[0] for volume in volumes]
+    assert {source for source in sources if not source.startswith("/")} == set(compose["volumes"])
+    assert compose["x-inspect"]["volumes"] == service["volumes"][: len(compose["x-inspect"]["volumes"])]
     assert "cache:/cache" in service["volumes"]
     assert service.get("environment", {}).get("ENGINE") == (None if name == "cpu" else "tensorrt")
     assert service["stop_signal"] == "SIGINT"

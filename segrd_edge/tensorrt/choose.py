@@ -87,7 +87,7 @@ def candidates(manifest: Manifest) -> Candidates:
         return Candidates(floating, None, "the bundle has no INT8 graph")
     if floating is None:
         return Candidates(None, int8, "the bundle has no float graph")
-    if manifest.default_precision not in _INT8 or graphs[int8].is_safe is False:
+    if graphs[int8].is_safe is False:
         return Candidates(floating, None, "the bundle's INT8 did not pass the accuracy gate when it was exported")
     return Candidates(floating, int8, "")
 
