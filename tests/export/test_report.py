@@ -210,6 +210,10 @@ def test_what_int8_does_and_what_else_was_tried_are_shown(make: Any, tmp_path: P
     assert "The same layers with scales found in other ways" in text
     assert "What each block does alone" in text
     assert "All that each block alone does" in text
+    assert (
+        "int8 moves these scores by 0.0211 on average. 1 image of 9 lies no farther than that from fp32's threshold, "
+        "and 1 has another verdict." in text
+    )
     # A mark per image: 4 good ones, 5 defects.
     marks = re.findall(r'<circle class="(good|defect)"', html.read_text(encoding="utf-8"))
     assert (marks.count("good"), marks.count("defect")) == (4, 5)
