@@ -15,6 +15,7 @@ from segrd_edge.manifest import CalibrationRecord, GraphRecord, LatencyRecord, M
 from segrd_edge.training.evaluate import Evaluation
 
 from . import charts
+from .limits import MOST_TURNED
 from .record import METHOD_METRICS
 from .report_facts import change, module_totals
 from .report_latency import LatencyTable
@@ -138,8 +139,19 @@ def _agreement(manifest: Manifest, evaluations: Mapping[str, Evaluation], name: 
         # What turns a verdict is a threshold among many scores, more than a large shift.
         "near": f"{name} moves these scores by {number(moved)} on average. {plural(near, 'image')} of {len(scores)} "
         f"{'lies' if near == 1 else 'lie'} no farther than that from fp32's threshold, and {turned} "
-        f"{'has' if turned == 1 else 'have'} another verdict.",
+        f"{'has' if turned == 1 else 'have'} another verdict." + _advice(manifest, name, turned / len(scores)),
     }
+
+
+def _advice(manifest: Manifest, name: Precision, share: float) -> str:
+    """What to do where INT8 turns a larger share of the verdicts than it should."""
+    drift = manifest.graphs[name].drift
+    if name != "int8" or drift is None or share <= MOST_TURNED:
+        return ""
+    return (
+        f" For fewer, add --max-score-shift {drift['score_mean'] / 2:.1g} to the command that made this bundle: half "
+        "of what INT8 moves the calibration frames' scores by now, for some of its speed."
+    )
 
 
 def _calibration(

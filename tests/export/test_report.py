@@ -214,6 +214,12 @@ def test_what_int8_does_and_what_else_was_tried_are_shown(make: Any, tmp_path: P
         "int8 moves these scores by 0.0211 on average. 1 image of 9 lies no farther than that from fp32's threshold, "
         "and 1 has another verdict." in text
     )
+    assert "--max-score-shift" not in text
+    graphs = dict(manifest.graphs)
+    graphs["int8"] = graphs["int8"].model_copy(update={"drift": {**drift, "score_mean": 0.0086}})
+    turned = replace(result, manifest=manifest.model_copy(update={"graphs": graphs}))
+    text = Page.of(write_report(tmp_path / "turned.html", run, turned)).text
+    assert "1 has another verdict. For fewer, add --max-score-shift 0.004 to the command that made this bundle" in text
     # A mark per image: 4 good ones, 5 defects.
     marks = re.findall(r'<circle class="(good|defect)"', html.read_text(encoding="utf-8"))
     assert (marks.count("good"), marks.count("defect")) == (4, 5)
