@@ -167,4 +167,4 @@ def _with_fix(found: dict[str, Any]) -> str:
 
 def _listed(flags: list[str]) -> str:
     known = ", ".join(label for flag, label in _INT8_FLAGS.items() if flag in flags)
-    return known or "none that is fast, so fp32 is taken by itself"
+    return known or "none that is fast; a Detector tries once whether it gains by INT8 all the same"

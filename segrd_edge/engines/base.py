@@ -24,7 +24,7 @@ from ..errors import EngineError, OptionError
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
-    from ..manifest import Precision
+    from ..manifest import Manifest, Precision
     from ..tensorrt.progress import Progress
 
 _logger = logging.getLogger("segrd_edge")
@@ -152,12 +152,13 @@ class Engine(ABC):
     def _choose_precision(cls, bundle: Bundle) -> Precision:
         """The bundle's default, or fp32 where this engine runs INT8 slower than that."""
         default = bundle.manifest.default_precision
-        slow_int8 = default in ("int8", "mixed") and not cls.int8_is_faster()
+        slow_int8 = default in ("int8", "mixed") and not cls.int8_is_faster(bundle.manifest)
         return "fp32" if slow_int8 and "fp32" in bundle.manifest.graphs else default
 
     @classmethod
-    def int8_is_faster(cls) -> bool:
-        """Whether this engine runs INT8 faster than fp32 on this machine, so that "auto" precision may choose it."""
+    def int8_is_faster(cls, manifest: Manifest) -> bool:
+        """Whether this engine runs the bundle's INT8 faster than its fp32 on this machine, so that "auto" precision may
+        choose it."""
         return True
 
     @classmethod

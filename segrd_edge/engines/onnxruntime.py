@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .base import Engine, EngineOptions, EngineOutput, Port, Ports
+
+if TYPE_CHECKING:
+    from ..manifest import Manifest
 
 # It turns the bias of an INT8 convolution into INT32 multiples of the scales. With float16 scales these overflow, and
 # outputs become infinite (ONNX Runtime 1.31); TensorRT keeps the bias as it is, and so does every other engine.
@@ -24,7 +27,7 @@ class OnnxRuntimeEngine(Engine):
     install = "pip install onnxruntime"
 
     @classmethod
-    def int8_is_faster(cls) -> bool:
+    def int8_is_faster(cls, manifest: Manifest) -> bool:
         """Symmetric INT8 leaves ReLU outside the fused convolutions, which then run as DequantizeLinear + float."""
         return False
 

@@ -14,16 +14,19 @@ from .. import machine
 from ..errors import EngineError
 from . import openvino_cache
 from .base import DEFAULT_OPTIONS, Engine, EngineOptions, EngineOutput, Port, Ports
+from .openvino_int8_speed import int8_speedup
 from .openvino_saturation import int8_is_exact, use_float_where_sums_saturate
 from .openvino_uint8 import use_uint8_activations
 from .signal_stack import signal_stack_kept
 
 if TYPE_CHECKING:
     from ..bundle import Bundle
-    from ..manifest import Precision
+    from ..manifest import Manifest, Precision
 
 _logger = logging.getLogger("segrd_edge")
 _WORTH_KEEPING_S = 0.4  # of loading: what takes less is hardly faster read back
+_WORTH_INT8 = 1.15  # times as fast as float, by the convolutions; a network has other layers besides
+_TWO_TERMS_S = 2.7  # without VNNI, of float's second: the small term's sums could saturate, so it is computed in float
 _DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
@@ -59,9 +62,14 @@ class OpenVinoEngine(Engine):
     install = "pip install 'segrd-edge[openvino]'"
 
     @classmethod
-    def int8_is_faster(cls) -> bool:
-        """With VNNI. Without it, INT8 took as long as fp32 where it was measured (docs/int8.md)."""
-        return int8_is_exact()
+    def int8_is_faster(cls, manifest: Manifest) -> bool:
+        """With VNNI; without it on some processors, for networks with little in two terms."""
+        if int8_is_exact():
+            return True
+        record, share, twice = manifest.calibration, 1.0, 0.0
+        if record is not None and record.int8_share is not None:
+            share, twice = record.int8_share, record.two_term_share
+        return 1 - share + (share - twice) / int8_speedup() + twice * _TWO_TERMS_S <= 1 / _WORTH_INT8
 
     def __init__(
         self, graph: bytes, options: EngineOptions = DEFAULT_OPTIONS, *, compiled: bytes | None = None

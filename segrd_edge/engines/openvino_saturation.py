@@ -40,7 +40,8 @@ def int8_is_exact() -> bool:
     import openvino
 
     largest = np.full((1, _CHANNELS, 8, 8), _MOST_ACTIVATION, np.float32)
-    compiled = openvino.Core().compile_model(_largest_sums(), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = convolution(_CHANNELS, 8, int8=True)
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled(largest)[0][0, 0, 4, 4]
     return bool(found == 9 * _CHANNELS * _MOST_ACTIVATION * _MOST_WEIGHT)  # below 2²⁴, so float32 has it exactly
 
@@ -66,17 +67,21 @@ def use_float_where_sums_saturate(model: Any) -> int:
     return len(found)
 
 
-def _largest_sums() -> Any:
-    """A model of one INT8 convolution, 3×3 with the largest weights, of what it is given rounded to uint8."""
+def convolution(channels: int, side: int, *, int8: bool) -> Any:
+    """An `openvino.Model` of one convolution, 3×3 with the largest weights of INT8, of float32 1×channels×side×side: in
+    INT8 of that rounded to uint8, or in float."""
     import openvino
     from openvino import opset13 as ops
 
-    x = ops.parameter([1, _CHANNELS, 8, 8], np.float32)
-    levels = ops.fake_quantize(x, *(np.float32(limit) for limit in (0, _MOST_ACTIVATION, 0, _MOST_ACTIVATION)), 256)
-    activations = ops.multiply(ops.convert(ops.convert(levels, "u8"), "f32"), np.float32(1))
-    weights = ops.convert(np.full((_CHANNELS, _CHANNELS, 3, 3), _MOST_WEIGHT, np.int8), "f32")
-    scaled = ops.multiply(weights, np.ones((_CHANNELS, 1, 1, 1), np.float32))
-    return openvino.Model([ops.convolution(activations, scaled, [1, 1], [1, 1], [1, 1], [1, 1])], [x])
+    x = ops.parameter([1, channels, side, side], np.float32)
+    weights = np.full((channels, channels, 3, 3), _MOST_WEIGHT, np.int8)
+    if int8:
+        levels = ops.fake_quantize(x, *(np.float32(limit) for limit in (0, _MOST_ACTIVATION, 0, _MOST_ACTIVATION)), 256)
+        activations = ops.multiply(ops.convert(ops.convert(levels, "u8"), "f32"), np.float32(1))
+        kernel = ops.multiply(ops.convert(weights, "f32"), np.ones((channels, 1, 1, 1), np.float32))
+    else:
+        activations, kernel = x, ops.constant(weights.astype(np.float32))
+    return openvino.Model([ops.convolution(activations, kernel, [1, 1], [1, 1], [1, 1], [1, 1])], [x])
 
 
 def _may_saturate(conv: Any) -> bool:

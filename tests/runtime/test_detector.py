@@ -50,13 +50,33 @@ def test_good_and_defect(
     assert abs(top + height - 50) <= 2
 
 
-@pytest.mark.parametrize("vnni", [True, False])
+@pytest.mark.parametrize(
+    ("vnni", "speedup", "share", "twice", "expected"),
+    [
+        (True, None, 1.0, 0.5, "int8"),  # nothing is tried
+        (False, 1.5, 1.0, 0.0, "int8"),
+        (False, 1.1, 1.0, 0.0, "fp32"),
+        (False, 1.5, 0.3, 0.0, "fp32"),  # little of the network gains by it
+        (False, 1.5, 1.0, 0.2, "fp32"),  # what runs in two terms loses more than the rest gains
+    ],
+)
 def test_auto_takes_int8_only_where_it_is_faster(
-    bundle_path: Path, monkeypatch: pytest.MonkeyPatch, vnni: bool
+    make_bundle: Callable[..., Path],
+    manifest_fields: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vnni: bool,
+    speedup: float | None,
+    share: float,
+    twice: float,
+    expected: str,
 ) -> None:
     monkeypatch.setattr("segrd_edge.engines.openvino.int8_is_exact", lambda: vnni)
-    with Detector(bundle_path) as fast, Detector(bundle_path, engine="onnxruntime") as portable:
-        assert (fast.engine, fast.precision) == ("openvino", "int8" if vnni else "fp32")
+    monkeypatch.setattr("segrd_edge.engines.openvino.int8_speedup", lambda: speedup or pytest.fail("tried"))
+    calibration = manifest_fields()["calibration"] | {"int8_share": share, "two_term_share": twice}
+    path = make_bundle(tmp_path / "part.segrd", calibration=calibration)
+    with Detector(path) as fast, Detector(path, engine="onnxruntime") as portable:
+        assert (fast.engine, fast.precision) == ("openvino", expected)
         assert (portable.precision, portable.threshold) == ("fp32", 0.3)
 
 
