@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("segrd_edge")
 _WORTH_KEEPING_S = 0.4  # of loading: what takes less is hardly faster read back
-_WORTH_INT8 = 1.15  # times as fast as float, by the convolutions; a network has other layers besides
-_TWO_TERMS_S = 2.7  # without VNNI, of float's second: the small term's sums could saturate, so it is computed in float
+_WORTH_INT8 = 1.1  # times as fast as float, by the convolutions; a network has other layers besides
+# Without VNNI, of float's time: the small term's sums could saturate, so it is computed in float beside the large one.
+# Of four networks with 18 to 57 % of their work in two terms it was 1.4 to 1.75 (docs/int8.md).
+_TWO_TERMS_S = 1.75
 _DTYPES = {"u8": "uint8", "f32": "float32"}
 
 

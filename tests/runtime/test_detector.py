@@ -55,9 +55,10 @@ def test_good_and_defect(
     [
         (True, None, 1.0, 0.5, "int8"),  # nothing is tried
         (False, 1.5, 1.0, 0.0, "int8"),
-        (False, 1.1, 1.0, 0.0, "fp32"),
-        (False, 1.5, 0.3, 0.0, "fp32"),  # little of the network gains by it
-        (False, 1.5, 1.0, 0.2, "fp32"),  # what runs in two terms loses more than the rest gains
+        (False, 1.05, 1.0, 0.0, "fp32"),
+        (False, 1.5, 0.2, 0.0, "fp32"),  # little of the network gains by it
+        (False, 1.5, 1.0, 0.1, "int8"),
+        (False, 1.5, 1.0, 0.4, "fp32"),  # what runs in two terms loses more than the rest gains
     ],
 )
 def test_auto_takes_int8_only_where_it_is_faster(
