@@ -1,7 +1,7 @@
 """How much faster than float INT8 is on a processor without VNNI: tried, because the flags do not tell.
 
 Both use AVX2 there, and what INT8's three instructions for a product cost against float's one differs from one
-processor to the next: on one EPYC whole networks in INT8 took as long as in fp32, on another two thirds of it
+processor to the next: on one EPYC whole networks in INT8 took as long as in fp32, on another half to two thirds of it
 (docs/int8.md). One convolution is timed in both, once per machine; the result is kept with what OpenVINO compiled, so
 that one machine does not change its mind from start to start.
 """
