@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.calibrate import Calibration
 from segrd_edge.calibration.sensitivity import FRAMES as SENSITIVITY_FRAMES
@@ -17,7 +15,7 @@ from segrd_edge.training.evaluate import Evaluation
 from . import charts
 from .limits import MOST_TURNED
 from .record import METHOD_METRICS
-from .report_facts import change, module_totals
+from .report_facts import change, compare, module_totals
 from .report_latency import LatencyTable
 from .report_text import UNKNOWN, megabytes, number, percent, plural, signed, size
 
@@ -126,10 +124,9 @@ def _agreement(manifest: Manifest, evaluations: Mapping[str, Evaluation], name: 
         for tone in ("good", "defect")
     }
     thresholds = manifest.graphs[_REFERENCE].threshold.value, manifest.graphs[name].threshold.value
-    scores = np.array([(a.score, b.score) for a, b in zip(before.frames, after.frames, strict=True)])
-    moved = float(np.abs(scores[:, 1] - scores[:, 0]).mean())
-    near = int((np.abs(scores[:, 0] - thresholds[0]) <= moved).sum())
-    turned = int(((scores >= thresholds)[:, 0] != (scores >= thresholds)[:, 1]).sum())
+    difference = compare(before, after, thresholds)
+    near = sum(abs(frame.score - thresholds[0]) <= difference.score_mean for frame in before.frames)
+    turned = difference.verdicts
     axis = charts.score_axis([[s for pair in pairs for s in pair] for pairs in points.values() if pairs], thresholds[0])
     return {
         "precision": name,
@@ -137,9 +134,10 @@ def _agreement(manifest: Manifest, evaluations: Mapping[str, Evaluation], name: 
         "chart": charts.agreement(points, thresholds, axis, x_label="score with fp32", y_label=f"score with {name}"),
         "scale": axis.kind,
         # What turns a verdict is a threshold among many scores, more than a large shift.
-        "near": f"{name} moves these scores by {number(moved)} on average. {plural(near, 'image')} of {len(scores)} "
-        f"{'lies' if near == 1 else 'lie'} no farther than that from fp32's threshold, and {turned} "
-        f"{'has' if turned == 1 else 'have'} another verdict." + _advice(manifest, name, turned / len(scores)),
+        "near": f"{name} moves these scores by {number(difference.score_mean)} on average. {plural(near, 'image')} of "
+        f"{turned.total} {'lies' if near == 1 else 'lie'} no farther than that from fp32's threshold, and "
+        f"{turned.count} {'has' if turned.count == 1 else 'have'} another verdict."
+        + _advice(manifest, name, turned.rate or 0),
     }
 
 
