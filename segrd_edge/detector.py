@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from operator import index
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from . import engines
 from .bundle import Bundle
+from .checks import is_finite, is_whole
 from .counting import Counting
 from .engines import EngineOptions, EngineOutput
 from .engines.base import Memory
@@ -24,6 +24,7 @@ from .errors import EngineError, FrameError, OptionError
 from .frames import PixelOrder, as_pixels, check_frame, check_value_range, to_bgr
 from .inspection import Inspection
 from .keep_warm import KeepWarm
+from .manifest import Precision
 from .mapspec import MapSpec
 from .memory import check_memory
 from .preprocess import Placement, Preprocess
@@ -116,11 +117,11 @@ class Detector:
         interval_ms = None if keep_warm_ms is None else _positive("keep_warm_ms", keep_warm_ms)
 
         options = EngineOptions(threads=threads, memory=memory, cuda_graph=cuda_graph, device=device)
-        self._engine, self.precision = engines.open_engine(engine, self.bundle, precision, options)
+        self._engine, self._precision = engines.open_engine(engine, self.bundle, precision, options)
         self._lock = Lock()
         self._keep_warm: KeepWarm | None = None
         try:
-            recorded = manifest.graphs[self.precision].threshold.value
+            recorded = manifest.graphs[self._precision].threshold.value
             self._threshold = recorded if own_threshold is None else own_threshold
             self._check_size()
             if interval_ms is not None:
@@ -138,6 +139,11 @@ class Detector:
     def engine_version(self) -> str | None:
         """Version of the package behind the engine."""
         return self._engine.version()
+
+    @property
+    def precision(self) -> Precision:
+        """Precision in use."""
+        return self._precision
 
     @property
     def threshold(self) -> float:
@@ -385,32 +391,21 @@ def _pixel_order(pixel_order: PixelOrder) -> PixelOrder:
 
 
 def _finite(name: str, value: float) -> float:
-    if not _is_finite(value):
+    if not is_finite(value):
         raise OptionError(f"{name}={value!r}", expected="a finite number")
     return float(value)
 
 
 def _positive(name: str, value: float, *, or_zero: bool = False) -> float:
-    if not (_is_finite(value) and (value > 0 or (or_zero and value == 0))):
+    if not (is_finite(value) and (value > 0 or (or_zero and value == 0))):
         raise OptionError(f"{name}={value!r}", expected="a finite number" + (" >= 0" if or_zero else " > 0"))
     return float(value)
 
 
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except TypeError:  # text, say
-        return False
-
-
 def _count(name: str, value: int) -> int:
-    try:
-        count = index(value)
-    except TypeError:  # NaN, say
-        count = 0
-    if count < 1:
+    if not (is_whole(value) and value >= 1):
         raise OptionError(f"{name}={value!r}", expected="a whole number, at least 1")
-    return count
+    return int(value)
 
 
 def _check_sequence(frames: Iterable[npt.NDArray[Any]]) -> None:

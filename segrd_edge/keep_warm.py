@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import weakref
-from threading import Event, Lock, Thread
+from threading import TIMEOUT_MAX, Event, Lock, Thread
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class KeepWarm:
     """
 
     def __init__(self, lock: Lock, engine: Engine, interval_ms: float) -> None:
-        self._lock, self._engine, self._interval_s = lock, weakref.ref(engine), interval_ms / 1e3
+        self._lock, self._engine, self._interval_s = lock, weakref.ref(engine), min(interval_ms / 1e3, TIMEOUT_MAX)
         self._blank = np.zeros((*engine.input_hw, 3), np.uint8)
         self._frame_came = Event()
         self._closed = False

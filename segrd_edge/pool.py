@@ -7,10 +7,10 @@ import logging
 import math
 import traceback
 from collections import Counter, deque
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Condition, Thread, current_thread
+from threading import TIMEOUT_MAX, Condition, Thread, current_thread
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from .checks import is_finite, is_whole
 from .detector import Detector
 from .errors import FrameError, OptionError, PoolError, QueueFullError
 from .inspection import Inspection
@@ -138,10 +139,10 @@ class DetectorPool:
         _check_cameras(cameras)
         if when_full not in get_args(WhenFull):
             raise OptionError(f"when_full={when_full!r}", expected="one of " + ", ".join(get_args(WhenFull)))
-        if max_waiting < 1:
-            raise OptionError(f"max_waiting={max_waiting}", expected="at least 1")
+        if not (is_whole(max_waiting) and max_waiting >= 1):
+            raise OptionError(f"max_waiting={max_waiting!r}", expected="a whole number, at least 1")
         if wait_ms is not None and when_full != "wait":
-            raise OptionError(f"wait_ms={wait_ms} with when_full={when_full!r}", expected="when_full='wait'")
+            raise OptionError(f"wait_ms={wait_ms!r} with when_full={when_full!r}", expected="when_full='wait'")
         self._detector = detector
         self._batch = detector.batch if detector.preprocess.tile_hw is None else 1  # frames of one turn
         self._when_full, self._max_waiting, self._copy_frames = when_full, max_waiting, copy_frames
@@ -174,24 +175,7 @@ class DetectorPool:
             PoolError: the pool is closed, or was closed during the wait.
             OptionError: an unknown camera, or a deadline that cannot be one.
         """
-        submitted_s = perf_counter()
-        queue = self._cameras.get(camera)
-        if queue is None:
-            raise OptionError(f"camera {camera!r}", expected="one of " + ", ".join(map(repr, self._cameras)))
-        limit_ms = self._deadline_ms if deadline_ms is None else _milliseconds("deadline_ms", deadline_ms)
-        if self._copy_frames and isinstance(frame, np.ndarray):
-            frame = frame.copy()
-        ticket = _Ticket(camera, frame, submitted_s, limit_ms)
-        with self._condition:
-            if self._when_full == "wait":
-                self._wait_for_room(queue, ticket)
-            if self._closed:
-                raise PoolError("the pool is closed", fix="make a new DetectorPool")
-            self._condition.notify_all()  # nobody wakes before the lock is released
-            ticket.number = queue.counts["submitted"]
-            self._make_room(queue, ticket)
-            queue.take(ticket)
-        return ticket.future
+        return self._take(self._ticket(camera, frame, deadline_ms))
 
     async def submit_async(
         self, camera: str, frame: npt.NDArray[Any], *, deadline_ms: float | None = None
@@ -201,16 +185,21 @@ class DetectorPool:
             taken = await pool.submit_async("left", frame)  # grab the next frame meanwhile
             outcome = await taken
 
-        Submit the frames of one camera from one task. Copying and waiting for room happen in a thread of the loop's.
-        Cancelling (`asyncio.wait_for`) does not reach that thread: the pool may still take the frame. What limits the
-        wait is `wait_ms`.
+        Copying and waiting for room happen in a thread of the camera's own, one frame after the other in the order of
+        the calls. Cancelling (`asyncio.wait_for`) does not reach that thread: the pool may still take the frame. What
+        limits the wait is `wait_ms`.
 
         Raises:
             As `submit`.
         """
         import asyncio  # a line without an event loop does not load it
 
-        return asyncio.wrap_future(await asyncio.to_thread(self.submit, camera, frame, deadline_ms=deadline_ms))
+        ticket = self._ticket(camera, frame, deadline_ms)
+        with self._condition:
+            self._check_open()  # and so not shut down
+            taking = self._cameras[camera].submitting.submit(self._take, ticket)
+        future = await asyncio.wrap_future(taking)
+        return asyncio.wrap_future(future)
 
     def counters(self) -> dict[str, CameraCounters]:
         """What became of the frames so far, per camera. A frame counts before its future is fulfilled."""
@@ -218,7 +207,7 @@ class DetectorPool:
             return {name: camera.counters() for name, camera in self._cameras.items()}
 
     def close(self, *, drain: bool = True) -> None:
-        """Take no more frames, and return when every frame has its outcome and the pool's thread has ended.
+        """Take no more frames, and return when every frame has its outcome and the pool's threads have ended.
 
         A `submit` that is blocked raises PoolError. A second call waits with the first, and may give up draining.
 
@@ -233,6 +222,8 @@ class DetectorPool:
             self._condition.notify_all()
         if current_thread() is not self._thread:  # a callback may close the pool, and cannot wait for itself
             self._thread.join()
+        for camera in self._cameras.values():
+            camera.submitting.shutdown()  # whoever is blocked there is told by now
         atexit.unregister(self.close)
 
     def __enter__(self) -> DetectorPool:
@@ -242,6 +233,30 @@ class DetectorPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(drain=kind is None)
+
+    def _ticket(self, camera: str, frame: npt.NDArray[Any], deadline_ms: float | None) -> _Ticket:
+        if not isinstance(camera, str) or camera not in self._cameras:
+            raise OptionError(f"camera {camera!r}", expected="one of " + ", ".join(map(repr, self._cameras)))
+        limit_ms = self._deadline_ms if deadline_ms is None else _milliseconds("deadline_ms", deadline_ms)
+        return _Ticket(camera, frame, perf_counter(), limit_ms)
+
+    def _take(self, ticket: _Ticket) -> Future[Outcome]:
+        queue = self._cameras[ticket.camera]
+        if self._copy_frames and isinstance(ticket.frame, np.ndarray):
+            ticket.frame = ticket.frame.copy()
+        with self._condition:
+            if self._when_full == "wait":
+                self._wait_for_room(queue, ticket)
+            self._check_open()
+            self._condition.notify_all()  # nobody wakes before the lock is released
+            ticket.number = queue.counts["submitted"]
+            self._make_room(queue, ticket)
+            queue.take(ticket)
+        return ticket.future
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise PoolError("the pool is closed", fix="make a new DetectorPool")
 
     def _wait_for_room(self, queue: _Camera, ticket: _Ticket) -> None:
         """Return when there is room, or the wait or the deadline is over, or the pool is closed."""
@@ -409,6 +424,7 @@ class _Camera:
         self.name = name
         self.waiting: deque[_Ticket] = deque()  # not decided and not in the engine, oldest first
         self.pending: deque[_Ticket] = deque()  # future not fulfilled, oldest first
+        self.submitting = ThreadPoolExecutor(1, "segrd-pool-submit")  # of `submit_async`, whose first starts the thread
         self.counts: Counter[str] = Counter()
         self.latest_latency_ms: float | None = None
 
@@ -455,14 +471,16 @@ class _Camera:
         return CameraCounters(pending=len(self.pending), latest_latency_ms=self.latest_latency_ms, **counts)
 
 
-def _check_cameras(cameras: Sequence[str]) -> None:
-    if isinstance(cameras, str) or not cameras or len(set(cameras)) < len(cameras):
+def _check_cameras(cameras: Collection[str]) -> None:
+    are_many = isinstance(cameras, Collection) and not isinstance(cameras, str)
+    if not (are_many and all(isinstance(name, str) for name in cameras) and len(set(cameras)) == len(cameras) > 0):
         raise OptionError(f"cameras={cameras!r}", expected="a list of different names, for example ['left', 'right']")
 
 
 def _milliseconds(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
-        raise OptionError(f"{name}={value}", expected="a finite number of milliseconds, 0 or more")
+    most_ms = TIMEOUT_MAX * 1e3  # that a thread can wait: 292 years on Linux
+    if not (is_finite(value) and 0 <= value <= most_ms):
+        raise OptionError(f"{name}={value!r}", expected=f"a number of milliseconds from 0 to {most_ms:.0e}")
     return float(value)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from ..checks import is_whole
 from ..errors import EngineError, OptionError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("segrd_edge")
 Memory = Literal["auto", "pinned", "mapped"]
+_MOST_THREADS = 1024  # engines start as many as they are told to
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,15 @@ class EngineOptions:
     device: int = 0  # index of the GPU
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise OptionError(f"threads={self.threads}", expected="at least 1, or None for the engine's own choice")
+        if self.threads is not None and not (is_whole(self.threads) and 1 <= self.threads <= _MOST_THREADS):
+            raise OptionError(
+                f"threads={self.threads!r}",
+                expected=f"a whole number, 1 to {_MOST_THREADS}, or None for the engine's own choice",
+            )
         if self.memory not in get_args(Memory):
             raise OptionError(f"memory={self.memory!r}", expected="one of " + ", ".join(get_args(Memory)))
-        if self.device < 0:
-            raise OptionError(f"device={self.device}", expected="0 or the index of another GPU")
+        if not (is_whole(self.device) and self.device >= 0):
+            raise OptionError(f"device={self.device!r}", expected="0 or the index of another GPU")
 
 
 DEFAULT_OPTIONS = EngineOptions()

@@ -204,7 +204,17 @@ def test_an_unknown_engine_lists_the_known(deploy_graph: Callable[..., bytes]) -
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"threads": 0}, "threads=0"), ({"memory": "swap"}, "memory='swap'"), ({"device": -1}, "-1")]
+    ("wrong", "message"),
+    [
+        ({"threads": 0}, "threads=0"),
+        ({"threads": 1.5}, "threads=1.5"),
+        ({"threads": "2"}, "threads='2'"),
+        ({"threads": True}, "threads=True"),
+        ({"threads": 1_000_000}, "1 to 1024"),
+        ({"memory": "swap"}, "memory='swap'"),
+        ({"device": -1}, "-1"),
+        ({"device": "a"}, "device='a'"),
+    ],
 )
 def test_options_that_cannot_work_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):

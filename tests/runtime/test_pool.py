@@ -15,6 +15,7 @@ from dataclasses import astuple
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Semaphore, Thread
+from threading import enumerate as threads_alive
 from time import monotonic, sleep
 from typing import Any
 
@@ -30,6 +31,7 @@ LONG_S = 30  # a limit for what takes milliseconds
 POLICIES = ["wait", "drop_oldest", "drop_newest", "fail"]
 BROKEN = 999  # a frame that the engine fails on
 BAD = 888  # a frame that the detector refuses
+NO_MILLISECONDS = [-1, float("nan"), float("inf"), 1e13, "5", True, 5j, [5]]  # a thread waits 9e12 at most
 
 
 def frame(number: int) -> np.ndarray:
@@ -621,6 +623,116 @@ def test_asyncio_takes_frames_without_blocking_the_loop() -> None:
     assert [(outcome.number, outcome.status) for outcome in outcomes] == [(n, "inspected") for n in range(3)]
 
 
+def test_in_asyncio_cameras_do_not_wait_for_each_other() -> None:
+    """Whether more of them are blocked than the event loop has threads (32 at most)."""
+
+    async def use(pool: DetectorPool, detector: SteppedDetector) -> None:
+        for name in full:
+            pool.submit(name, frame(2))
+        submitting = [asyncio.ensure_future(pool.submit_async(name, frame(3))) for name in full]
+        await asyncio.sleep(0)  # they run, in this order
+        try:
+            taken = await asyncio.wait_for(pool.submit_async("free", frame(1)), LONG_S)
+            await asyncio.wait_for(asyncio.to_thread(int), LONG_S)  # the threads of the loop are the program's
+            detector.step()
+            assert detector.begun.get(timeout=LONG_S) == [1]
+            assert not any(task.done() for task in submitting)
+            detector.step()
+            assert (await asyncio.wait_for(taken, LONG_S)).status == "inspected"
+            assert sum(task.done() for task in submitting) <= 1
+        finally:
+            detector.step(1000)
+            await asyncio.gather(*submitting)
+
+    detector = SteppedDetector()
+    full = [f"full {i}" for i in range(33)]
+    with busy_pool(detector, full[0], "free", *full[1:], when_full="wait", max_waiting=1) as (pool, _):
+        asyncio.run(use(pool, detector))
+
+
+def test_in_asyncio_a_cancelled_submit_holds_up_no_other_camera() -> None:
+    async def use(pool: DetectorPool) -> list[Outcome]:
+        pool.submit("left", frame(1))
+        for number in (2, 3, 4):  # the first is blocked, and stays so
+            cancelled = asyncio.ensure_future(pool.submit_async("left", frame(number)))
+            while not blocked(pool):
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+        last = asyncio.ensure_future(pool.submit_async("left", frame(5)))
+        taken = [await asyncio.wait_for(pool.submit_async("right", frame(6)), LONG_S)]
+        detector.step(1000)
+        taken.append(await asyncio.wait_for(last, LONG_S))
+        return [await asyncio.wait_for(outcome, LONG_S) for outcome in taken]
+
+    detector = SteppedDetector()
+    with busy_pool(detector, "left", "right", when_full="wait", max_waiting=1) as (pool, _):
+        outcomes = asyncio.run(use(pool))
+    assert [(outcome.camera, outcome.number, outcome.status) for outcome in outcomes] == [
+        ("right", 0, "inspected"),
+        ("left", 3, "inspected"),
+    ]
+    assert [run[0] for run in detector.runs if run != [6]] == [0, 1, 2, 5]
+
+
+def test_in_asyncio_frames_keep_the_order_and_the_time_of_their_calls(clock: Clock) -> None:
+    async def use(pool: DetectorPool) -> list[Outcome]:
+        pool.submit("left", frame(1))
+        limits_ms = (None, 30, None)
+        submitting = [
+            asyncio.ensure_future(pool.submit_async("left", frame(2 + i), deadline_ms=limit_ms))
+            for i, limit_ms in enumerate(limits_ms)
+        ]
+        while not blocked(pool):
+            await asyncio.sleep(0.001)
+        clock.now_s += 0.040
+        detector.step(1000)
+        taken = await asyncio.wait_for(asyncio.gather(*submitting), LONG_S)
+        return [await asyncio.wait_for(outcome, LONG_S) for outcome in taken]
+
+    detector = SteppedDetector()
+    with busy_pool(detector, when_full="wait", max_waiting=1) as (pool, _):
+        outcomes = asyncio.run(use(pool))
+    assert [outcome.number for outcome in outcomes] == [2, 3, 4]
+    assert [outcome.status for outcome in outcomes] == ["inspected", "late", "inspected"]
+    assert [outcome.latency_ms for outcome in outcomes] == [pytest.approx(40)] * 3
+
+
+@pytest.mark.parametrize("by", ["another thread", "a callback"])
+def test_closing_ends_a_blocked_submit_async(by: str) -> None:
+    async def use(pool: DetectorPool, first: Future[Outcome]) -> None:
+        pool.submit("left", frame(1))
+        submitting = [asyncio.ensure_future(pool.submit_async("left", frame(number))) for number in (2, 3)]
+        while not blocked(pool):
+            await asyncio.sleep(0.001)
+        if by == "a callback":
+            first.add_done_callback(lambda _: pool.close())
+            detector.step()
+        else:
+            closing = asyncio.ensure_future(asyncio.to_thread(pool.close))
+        for task in submitting:
+            with pytest.raises(PoolError, match="closed"):
+                await asyncio.wait_for(task, LONG_S)
+        detector.step(1000)
+        if by == "another thread":
+            await asyncio.wait_for(closing, LONG_S)
+
+    before, detector = set(threads_alive()), SteppedDetector()
+    with busy_pool(detector, when_full="wait", max_waiting=1) as (pool, first):
+        asyncio.run(use(pool, first))
+    assert detector.runs == [[0], [1]]
+    assert set(threads_alive()) <= before
+
+
+def test_without_asyncio_there_is_one_thread() -> None:
+    before = set(threads_alive())
+    with DetectorPool(SteppedDetector(free=True), ["left", "right"], when_full="wait") as pool:  # type: ignore[arg-type]
+        told(pool.submit("left", frame(1)), pool.submit("right", frame(2)))
+        assert set(threads_alive()) - before == {pool._thread}
+
+
 def test_asyncio_raises_what_submit_raises() -> None:
     pool = DetectorPool(SteppedDetector(free=True), ["left"], when_full="fail")  # type: ignore[arg-type]
     with pool, pytest.raises(OptionError, match="camera 'middle'"):
@@ -672,27 +784,48 @@ def test_threads_end_with_the_pool() -> None:
         {"cameras": []},
         {"cameras": "left"},
         {"cameras": ["left", "left"]},
+        {"cameras": [["left"]]},
+        {"cameras": [0, 1]},
+        {"cameras": (name for name in "ab")},
+        {"cameras": None},
         {"when_full": "drop"},
-        {"max_waiting": 0},
-        {"wait_ms": -1},
+        {"when_full": ["wait"]},
         {"wait_ms": 5, "when_full": "fail"},
-        {"deadline_ms": float("nan")},
-        {"deadline_ms": -1},
-        {"companions_ms": float("inf")},
+        *({"max_waiting": value} for value in (0, -1, 2.5, float("nan"), "2", None, True)),
+        *({"wait_ms": value} for value in NO_MILLISECONDS),
+        *({"deadline_ms": value} for value in NO_MILLISECONDS),
+        *({"companions_ms": value} for value in (None, *NO_MILLISECONDS)),
     ],
 )
 def test_impossible_options_are_refused_at_once(options: dict[str, Any]) -> None:
     arguments = {"cameras": ["left"], "when_full": "wait", **options}
     with pytest.raises(OptionError) as caught:
         DetectorPool(SteppedDetector(), **arguments)  # type: ignore[arg-type]
+    assert caught.value.what.startswith(next(iter(options)))
     assert caught.value.expected
 
 
-def test_impossible_frames_are_refused_at_once() -> None:
+@pytest.mark.parametrize("options", [{"max_waiting": np.int64(2), "wait_ms": np.float32(5)}, {"cameras": {"left": 0}}])
+def test_numbers_of_numpy_and_the_keys_of_a_dict_pass(options: dict[str, Any]) -> None:
+    arguments = {"cameras": ["left"], "when_full": "wait", **options}
+    with DetectorPool(SteppedDetector(free=True), **arguments) as pool:  # type: ignore[arg-type]
+        assert told(pool.submit("left", frame(1), deadline_ms=np.int64(10**9))) == [("left", 0, "inspected")]
+
+
+@pytest.mark.parametrize("camera", ["centre", ["left"], None, float("nan")])
+def test_unknown_cameras_are_refused_at_once(camera: Any) -> None:
     with DetectorPool(SteppedDetector(), ["left"], when_full="wait") as pool:  # type: ignore[arg-type]
-        with pytest.raises(OptionError, match="camera 'centre'") as caught:
-            pool.submit("centre", frame(1))
+        with pytest.raises(OptionError, match="camera ") as caught:
+            pool.submit(camera, frame(1))
+        assert repr(camera) in caught.value.what
         assert "'left'" in caught.value.expected
-        with pytest.raises(OptionError, match="deadline_ms=-1"):
-            pool.submit("left", frame(1), deadline_ms=-1)
+        assert pool.counters()["left"].submitted == 0
+
+
+@pytest.mark.parametrize("deadline_ms", NO_MILLISECONDS)
+def test_impossible_deadlines_are_refused_at_once(deadline_ms: Any) -> None:
+    with DetectorPool(SteppedDetector(), ["left"], when_full="wait") as pool:  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match="deadline_ms=") as caught:
+            pool.submit("left", frame(1), deadline_ms=deadline_ms)
+        assert caught.value.expected
         assert pool.counters()["left"].submitted == 0
