@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from segrd_edge.benchmarks import before_after, charts, line, line_page
+from segrd_edge.benchmarks import charts, line, line_page
 from segrd_edge.benchmarks.arrivals import Arrivals
 from segrd_edge.benchmarks.distribution import Distribution
 from segrd_edge.benchmarks.line import LineReport, measure_line
@@ -147,14 +147,18 @@ def test_segrd_bench_runs_at_the_pace_of_a_line(bundle_path: Path, tmp_path: Pat
     assert compared.exit_code == 0, compared.stderr
     (change,) = json.loads(compared.stdout.splitlines()[-1])["contenders"]
     before, after = (json.loads(out.splitlines()[-1])["latency_ms"]["p50"] for out in (done.stdout, traced.stdout))
-    assert change["ratio"]["p50"] == pytest.approx(after / before, abs=1e-4)
-    assert "keep-warm: not set before, 10.0 after" in compared.stderr
+    assert change["figures"]["p50"]["ratio"] == pytest.approx(after / before, abs=1e-4)
+    assert "keep_warm_ms: not set before, 10.0 after" in compared.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--deadline", "5"], "--deadline or --keep-warm with no arrivals"),
+        (["--deadline", "0"], "--deadline or --keep-warm with no arrivals"),
+        (["--period", "0.0001", "--seconds", "100"], "at most 10,000,000 frames"),
+        (["--frame", "1000000x1000000"], "8 frames of 1000000×1000000 pixels would take"),
+        (["--html", "."], "it is a folder"),
         (["--period", "5", "--rounds", "3"], "arrivals with --rounds"),
         (["--period", "5", "--trace", "x.txt"], "--period and --trace"),
         (["--period", "5", "--engine", "openvino", "--engine", "onnxruntime"], "--engine openvino, onnxruntime with"),
@@ -173,30 +177,3 @@ def test_options_that_cannot_work(bundle_path: Path, options: list[str], message
 def test_without_a_bundle_there_is_nothing_to_measure() -> None:
     done = bench()
     assert (done.exit_code, "0 bundles to measure" in done.stderr) == (2, True)
-
-
-def result(name: str = "openvino int8", p50: float = 10.0, **more: Any) -> dict[str, Any]:
-    figures = dict.fromkeys(before_after.FIGURES, p50) | {"p99.9": None}
-    return {"contenders": [{"name": name, "total_ms": figures}], "threads": None, **more}
-
-
-def test_only_what_both_have_is_compared_and_differences_are_named(tmp_path: Path) -> None:
-    one, other = tmp_path / "one.json", tmp_path / "other.json"
-    one.write_text(json.dumps(result(), indent=1))  # a file of its own
-    other.write_text("a table\n" + json.dumps(result(p50=8.0, threads=1, noisy_rounds=2)))  # or the last line of a log
-    found = before_after.compare_files(one, other)
-    (change,) = found.changes
-    assert change.ratio("p50") == pytest.approx(0.8)
-    assert change.ratio("p99.9") is None
-    assert found.cautions[:2] == ["threads: not set before, 1 after", "other programs were busy during the run after"]
-    other.write_text(json.dumps(result("onnxruntime fp32")))
-    with pytest.raises(OptionError, match="nothing to compare"):
-        before_after.compare_files(one, other)
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"mode": "interleaved", "contenders": 3}', "no json"])
-def test_a_file_that_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "one.json"
-    path.write_text(text)
-    with pytest.raises(OptionError, match="is no result of segrd-bench"):
-        before_after.compare_files(path, path)
