@@ -24,10 +24,11 @@ import typer
 
 from segrd_edge.console import console
 from segrd_edge.errors import OptionError
+from segrd_edge.files import write_json
 from segrd_edge.preprocess import Preprocess
 
 from .accuracy_table import LATENCY_FILE, read_cells, read_latency, write_table
-from .candidate import BUNDLE_FILE, write_json
+from .candidate import BUNDLE_FILE
 
 CATEGORIES = ("bottle", "fabric01", "fabric02", "ball_screw", "magnetic_tile", "commutator", "metal_plate")
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from segrd_edge.errors import OptionError
 
 LEAST_FRAMES = 2
+_MOST_FRAMES = 10_000_000  # more is a slip of the unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +26,15 @@ class Arrivals:
         """A frame every `period_ms`, for so many seconds.
 
         Raises:
-            OptionError: a period or a time that cannot be, or fewer than two frames.
+            OptionError: a period or a time that cannot be, fewer than two frames, or more than ten million.
         """
         if not 0 < period_ms < 86_400_000 or not 0 < seconds < 86_400:
             raise OptionError(
                 f"a frame every {period_ms:g} ms for {seconds:g} s", expected="both more than 0 and less than a day"
+            )
+        if seconds * 1e3 / period_ms > _MOST_FRAMES:
+            raise OptionError(
+                f"a frame every {period_ms:g} ms for {seconds:g} s", expected=f"at most {_MOST_FRAMES:,} frames"
             )
         times = np.arange(0.0, seconds * 1e3, period_ms)
         if times.size < LEAST_FRAMES:

@@ -21,7 +21,7 @@ from .choice import RESULT_FILE, Scored
 from .contenders import Wanted, choose
 from .distribution import samples_needed
 from .frames import DEFAULT_FRAME_HW, FrameSet, choose_frames
-from .session import SAMPLES_PER_ROUND
+from .session import SAMPLES_PER_ROUND, check_seconds
 from .side_by_side import measure_wanted
 
 SCREENING_ROUNDS = 5
@@ -48,6 +48,7 @@ class Settings:
                 f"--rounds {self.rounds} with --budget",
                 expected=f"at least {P99_ROUNDS}: p99 needs {P99_ROUNDS * SAMPLES_PER_ROUND} samples",
             )
+        check_seconds(self.seconds)
 
 
 def measure_budget(

@@ -10,7 +10,6 @@ metrics stands the reason: how many of the activations that get a scale exceed o
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from segrd_edge.console import console, track
 from segrd_edge.errors import DataError
 from segrd_edge.export.bundle import choose_for
 from segrd_edge.export.judge import image_predictor
+from segrd_edge.files import write_json
 from segrd_edge.frames import read_frame
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
@@ -71,8 +71,7 @@ def main(
         "method": method,
         **found,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(out, result)
     console.print(f"written: {out}", markup=False)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from segrd_edge.calibration.calibrate import Calibration
 from segrd_edge.errors import TrainingError
 from segrd_edge.export.bundle import ExportResult, export_bundle
 from segrd_edge.export.report_facts import Share, count_errors
-from segrd_edge.files import replacing
 from segrd_edge.manifest import Precision
 from segrd_edge.training.evaluate import Evaluation
 from segrd_edge.training.fit import Listener
@@ -111,13 +110,6 @@ def _int8(exported: ExportResult, calibration: Calibration) -> Record:
         "verdict_changes": changes and changes.model_dump(),
         **calibration.drift.to_dict(),
     }
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Atomically: a file that is there is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def is_refused(record: Record, precision: str) -> bool:

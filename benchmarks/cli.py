@@ -19,6 +19,7 @@ from segrd_edge.console import (
     print_table,
 )
 from segrd_edge.errors import OptionError
+from segrd_edge.files import check_can_write
 
 if TYPE_CHECKING:
     from .arrivals import Arrivals
@@ -109,6 +110,8 @@ def command(
         _refuse("--compare", others, "two results, and --json at most")
         _compare(*compare, as_json=json)
         return OK
+    if html is not None:
+        check_can_write(html)  # before minutes of measuring
     if budget is not None:
         _refuse("--budget", {"--run": run, "--html": html, **paced}, "one or the other")
         return _budget(budget, bundle or [], model, size, common | measured, as_json=json)
@@ -119,7 +122,8 @@ def command(
             expected="one .segrd file; any number with --budget; or --compare with two results",
         )
     if period is None and trace is None:
-        _refuse("--deadline or --keep-warm", {"no arrivals": deadline or keep_warm}, "--period or --trace beside it")
+        for_a_line = [value for value in (deadline, keep_warm) if value is not None]
+        _refuse("--deadline or --keep-warm", {"no arrivals": for_a_line}, "--period or --trace beside it")
         found, page = _interleaved(bundle[0], common | measured | {"run": run}, as_json=json)
     else:
         _refuse("arrivals", {"--rounds": rounds, "--run": run}, "--seconds: one detector runs at their pace")
@@ -210,19 +214,17 @@ def _only(option: str, values: list[str] | None) -> str:
 
 
 def _compare(before: Path, after: Path, *, as_json: bool) -> None:
-    from . import figures
-    from .before_after import FIGURES, compare_files
+    from rich.markup import escape
+
+    from .before_after import compare_files
 
     comparison = compare_files(before, after)
-    table = new_table(f"{after} against {before}: ms before → after, and after / before", "", *FIGURES)
+    table = new_table(escape(f"{after} against {before}"), "", "before", "after", "after / before")
     for change in comparison.changes:
-        ratios = {figure: change.ratio(figure) for figure in FIGURES}
-        cells = (
-            f"{figures.ms(change.before[figure])} → {figures.ms(change.after[figure])}\n"
-            + (figures.UNKNOWN if ratio is None else f"{ratio:.3f}")
-            for figure, ratio in ratios.items()
-        )
-        table.add_row(change.name, *cells)
+        table.add_row(change.name, style="bold")
+        for name, figure in change.figures.items():
+            table.add_row(name if figure.unit == "frames" else f"{name}, {figure.unit}", *figure.cells)
+        table.add_section()
     print_table(table, as_json=as_json)
     _warn(comparison.cautions)
     if as_json:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from segrd_edge.errors import OptionError, SegrdError, TrainingError
+from segrd_edge.files import write_json
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import shrink_or_grow
 from segrd_edge.training.evaluate import Evaluation, FrameResult
@@ -27,7 +28,7 @@ from segrd_edge.training.fit import Budget, Listener
 from segrd_edge.training.run import Run, RunConfig, create_model
 from segrd_edge.training.train import checked
 
-from .candidate import BUNDLE_FILE, Record, check_same_settings, is_refused, make_candidate, write_json
+from .candidate import BUNDLE_FILE, Record, check_same_settings, is_refused, make_candidate
 from .choice import RESULT_FILE, Contestant, Scored
 from .compare_page import REPORT_FILE, write_page
 from .compare_verdict import verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy.typing as npt
 
 from segrd_edge import sources
 from segrd_edge.bundle import Bundle
-from segrd_edge.errors import SegrdError
+from segrd_edge.errors import OptionError, SegrdError
 from segrd_edge.frames import as_frame
+from segrd_edge.memory import check_memory
 from segrd_edge.preprocess import Preprocess, shrink_or_grow
 
 DEFAULT_FRAME_HW = (1024, 1024)
@@ -47,12 +49,20 @@ def choose_frames(
 
 def golden_frames(bundle: Bundle, frame_hw: tuple[int, int]) -> FrameSet:
     """Frames of `frame_hw` made of the bundle's golden network images: enlarged, and each with camera noise of its own,
-    so that no two are equal. Outside the crop there is noise alone."""
+    so that no two are equal. Outside the crop there is noise alone.
+
+    Raises:
+        OptionError: they do not fit the memory.
+    """
     rng = np.random.default_rng(_SEED)
     placement = Preprocess.from_dict(bundle.manifest.preprocess).placement(frame_hw)
     images = bundle.golden()["images"]
+    count = max(GOLDEN_FRAMES, len(images))
+    values = 3 * math.prod(frame_hw)  # of a frame; one at a time has noise, in float32, and is the sum of the two
+    what = f"{count} frames of {frame_hw[1]}×{frame_hw[0]} pixels"
+    check_memory(what, (count + 3 * 4) * values, "measure with smaller frames", OptionError)
     frames = []
-    for number in range(max(GOLDEN_FRAMES, len(images))):
+    for number in range(count):
         inside = np.ascontiguousarray(placement.covered(images[number % len(images)]))  # without a letterbox border
         frame = np.zeros((*frame_hw, 3), np.uint8)
         seen = placement.seen(frame)

@@ -10,7 +10,6 @@ for, because time does not depend on what the network has learned; verdicts are 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from segrd_edge import machine
 from segrd_edge.bundle import Bundle
 from segrd_edge.console import console, new_table, print_table, run_command
 from segrd_edge.detector import Detector
+from segrd_edge.files import check_can_write, write_json
 from segrd_edge.pool import DetectorPool
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.regions import find_regions
@@ -62,6 +62,8 @@ def command(
 ) -> None:
     """How the cost of a frame grows."""
     opened = Bundle.open(bundle)
+    if out is not None:
+        check_can_write(out)
     tables: dict[str, list[Row]] = {}
     with Detector(opened, precision=precision, threads=threads) as detector:
         setting = {"bundle": bundle.name, "engine": detector.engine, "precision": detector.precision}
@@ -81,10 +83,7 @@ def command(
         print_table(table)
     if out is not None:
         facts = {**setting, "date": time.strftime("%Y-%m-%d"), "threads": threads, "rounds": rounds}
-        out.write_text(
-            json.dumps({**facts, "environment": environment.describe(), "tables": tables}, indent=2) + "\n",
-            encoding="utf-8",
-        )
+        write_json(out, {**facts, "environment": environment.describe(), "tables": tables})
         console.print(f"wrote {out}")
 
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from segrd_edge.bundle import Bundle
 from segrd_edge.console import console
 from segrd_edge.export.bundle import export_bundle
+from segrd_edge.files import write_json
 from segrd_edge.preprocess import Preprocess
 from segrd_edge.training.fit import Budget, Fit
 from segrd_edge.training.losses import head_target, segmentation_loss
@@ -48,7 +49,7 @@ from segrd_edge.training.train import (
 
 from .accuracy import find_category
 from .accuracy_table import LATENCY_FILE, latency_setting, milliseconds, read_cells, read_latency
-from .candidate import Record, describe, write_json
+from .candidate import Record, describe
 from .frames import choose_frames
 from .side_by_side import measure_bundles
 from .untrained import Network, build

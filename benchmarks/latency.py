@@ -18,7 +18,7 @@ from . import environment
 from .contenders import Contender, DetectorContender, TorchContender, choose
 from .frames import choose_frames
 from .latency_report import LatencyReport
-from .session import ContenderLog, Session
+from .session import ContenderLog, Session, check_seconds
 
 __all__ = ["DEFAULT_SECONDS", "MIN_ROUNDS", "LatencyReport", "measure"]
 
@@ -60,7 +60,7 @@ def measure(
     """
     started, start = datetime.now(timezone.utc), perf_counter()
     load_before = environment.load_average()
-    _check_budget(rounds, seconds)
+    _check_turns(rounds, seconds)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     loaders = _loaders(bundle, engines, precisions, threads, run)
     preprocess = Preprocess.from_dict(bundle.manifest.preprocess)
@@ -91,13 +91,12 @@ def measure(
     )
 
 
-def _check_budget(rounds: int | None, seconds: float | None) -> None:
+def _check_turns(rounds: int | None, seconds: float | None) -> None:
     if rounds is not None and seconds is not None:
         raise OptionError(f"rounds={rounds} and seconds={seconds:g}", expected="one of the two")
     if rounds is not None and rounds < MIN_ROUNDS:
         raise OptionError(f"rounds={rounds}", expected=f"at least {MIN_ROUNDS}; 50 to know p99")
-    if seconds is not None and not 0 < seconds < 86400:
-        raise OptionError(f"seconds={seconds}", expected="more than 0, and less than a day")
+    check_seconds(seconds)
 
 
 def _round_numbers(rounds: int | None, seconds: float | None) -> Iterator[int]:

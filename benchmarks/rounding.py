@@ -11,7 +11,6 @@ left of INT8's error is that of the weights. Each with weights rounded to the ne
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from segrd_edge.console import console, new_table, track
 from segrd_edge.export.bundle import choose_for
 from segrd_edge.export.deploy import build_deploy_graph
 from segrd_edge.export.onnx import export_core
+from segrd_edge.files import write_json
 from segrd_edge.training.run import Run
 
 FP32 = "fp32"
@@ -59,8 +59,7 @@ def main(
         "packages": {name: machine.package_version(name) for name in ("segrd-edge", "onnxruntime", "openvino")},
         "ways": rows,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(out, result)
     show(rows)
     console.print(f"written: {out}", markup=False)
 

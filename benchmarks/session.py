@@ -19,6 +19,7 @@ from time import perf_counter, process_time
 
 import numpy as np
 
+from segrd_edge.errors import OptionError
 from segrd_edge.preprocess import Preprocess
 
 from .contenders import STAGES, Contender, Pixels, Sample
@@ -28,6 +29,12 @@ from .latency_report import ContenderLatency, Overhead, ScoreDifference
 
 SAMPLES_PER_ROUND = 2
 _UNTIMED_RUNS = 2
+
+
+def check_seconds(seconds: float | None) -> None:
+    """OptionError for a time that a measurement cannot last; None is none."""
+    if seconds is not None and not 0 < seconds < 86_400:
+        raise OptionError(f"seconds={seconds}", expected="more than 0, and less than a day")
 
 
 def turn_order(contenders: int, round_number: int) -> tuple[list[int], bool]:

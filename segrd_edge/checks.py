@@ -13,6 +13,6 @@ def is_whole(value: object) -> bool:
 def is_finite(value: object) -> bool:
     """A real number that a float can hold."""
     try:
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
     except OverflowError:  # an int that none can
         return False

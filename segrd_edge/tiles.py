@@ -23,6 +23,7 @@ from .mapspec import MapSpec
 
 Image = npt.NDArray[np.uint8]
 _IMAGE_BYTES, _MAP_BYTES = 3, 4  # per pixel: uint8 BGR, float32
+_HOT_BYTES = 32  # per pixel: what finding regions takes of a map that is hot everywhere, above all in sums of 64 bits
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,17 @@ class TileGrid:
     def stitch(self, maps: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         """One map of `image_hw` (float32, newly allocated) from the tiles' own, each at `tile_hw`."""
         whole = np.zeros(self.image_hw, np.float32)
-        for window, weight, tile in zip(self._windows, self._weights, maps, strict=True):
-            whole[window] += weight * tile
+        for window, (rows, columns), tile in zip(self._windows, self._weights, maps, strict=True):
+            whole[window] += rows * columns * tile
         return np.minimum(whole, 1, out=whole)  # the weights may add up to 1 and a rounding error
 
     @property
     def needed_bytes(self) -> int:
-        """Memory for an image of tiles beside its frame and the engine: the image, the tiles' maps and weights, the map
-        of the whole."""
+        """Memory for an image of tiles, at its worst, which is a defect everywhere: the image, the tiles' maps, the map
+        of the whole, and its regions. Not the frame, nor the engine, nor what the resize takes before: less than the
+        frame."""
         pixels, tile_pixels = math.prod(self.image_hw), len(self) * math.prod(self.tile_hw)
-        return _IMAGE_BYTES * pixels + _MAP_BYTES * (pixels + 2 * tile_pixels)
+        return (_IMAGE_BYTES + _MAP_BYTES + _HOT_BYTES) * pixels + _MAP_BYTES * tile_pixels
 
     @cached_property
     def _windows(self) -> list[tuple[slice, slice]]:
@@ -61,12 +63,13 @@ class TileGrid:
         return [(slice(top, top + height), slice(left, left + width)) for top in self.tops for left in self.lefts]
 
     @cached_property
-    def _weights(self) -> list[npt.NDArray[np.float32]]:
+    def _weights(self) -> list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """Of each tile, as a column and a row whose product they are."""
         rows, columns = (
             _fade(starts, tile, image)
             for starts, tile, image in zip((self.tops, self.lefts), self.tile_hw, self.image_hw, strict=True)
         )
-        return [np.outer(row, column).astype(np.float32) for row in rows for column in columns]
+        return [(row[:, np.newaxis], column) for row in rows for column in columns]
 
 
 @lru_cache(maxsize=64)
@@ -104,7 +107,7 @@ def _spread(image: int, tile: int, overlap: float) -> tuple[int, ...]:
     return tuple(round(k * (image - tile) / (count - 1)) for k in range(count)) if count > 1 else (0,)
 
 
-def _fade(starts: Sequence[int], tile: int, image: int) -> list[npt.NDArray[np.float64]]:
+def _fade(starts: Sequence[int], tile: int, image: int) -> list[npt.NDArray[np.float32]]:
     """Weights along one axis: per tile one for each of its pixels; those of all tiles add up to 1 at every pixel."""
     centres = np.arange(tile) + 0.5
     weights = []
@@ -118,4 +121,6 @@ def _fade(starts: Sequence[int], tile: int, image: int) -> list[npt.NDArray[np.f
     total = np.zeros(image)
     for start, weight in zip(starts, weights, strict=True):
         total[start : start + tile] += weight
-    return [weight / total[start : start + tile] for start, weight in zip(starts, weights, strict=True)]
+    return [
+        (weight / total[start : start + tile]).astype(np.float32) for start, weight in zip(starts, weights, strict=True)
+    ]

@@ -17,13 +17,14 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from segrd_edge.errors import DataError, OptionError, TrainingError
+from segrd_edge.files import write_json
 from segrd_edge.frames import read_frame
 
 from .data import Photo, PhotoFolder, check, file_sha256, scan
 from .fit import Budget, Fit, Listener, Position, StepReport
 from .models import AnomalyModel, options_for_minutes, own_defects, published_batch, published_steps
 from .predict import predict
-from .run import Run, RunConfig, create_model, write_json
+from .run import Run, RunConfig, create_model
 from .samples import GoodImages, Rotation, TrainingSamples
 from .synthesis import SelfTextures, TextureFolder, Textures, create_defects
 from .teacher import apply_weights, load_teacher

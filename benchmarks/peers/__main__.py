@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from segrd_edge.console import console, parse_frame_size, run_command
+from segrd_edge.files import write_json
 
-from ..candidate import write_json
 from .installation import install
 from .table import write_table
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from segrd_edge.console import console, run_command
+from segrd_edge.files import write_json
 
-from ..candidate import write_json
 from .table import write_table
 from .tools import TOOLS
 

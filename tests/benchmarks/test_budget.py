@@ -263,6 +263,8 @@ def test_bundles_against_a_budget(
         (["a.segrd", "--budget", "soon"], "--budget soon"),
         (["a.segrd", "--budget", "30ms", "--period", "5"], "--budget with --period"),
         (["a.segrd", "--budget", "30ms", "--rounds", "5"], "--rounds 5 with --budget"),
+        (["a.segrd", "--budget", "30ms", "--seconds", "nan"], "seconds=nan"),
+        (["--budget", "30ms", "--seconds", "0"], "seconds=0"),
         (["a.segrd", "--budget", "30ms", "--model", "rd"], "--model or --size with bundles"),
         (["a.segrd", "--model", "rd"], "--model or --size with no --budget"),
         (["a.segrd", "b.segrd"], "2 bundles to measure"),

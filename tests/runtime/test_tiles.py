@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from segrd_edge.engines import EngineOutput
 from segrd_edge.errors import FrameError, OptionError
 from segrd_edge.mapspec import MapSpec
 from segrd_edge.preprocess import Preprocess
-from segrd_edge.tiles import TileGrid, on_tiles, tile_grid
+from segrd_edge.regions import find_regions
+from segrd_edge.tiles import TileGrid, join, on_tiles, tile_grid
 
 from ..distance_detector import PART_BGR, SIZE_HW, TILE_HW, TOP_PIXELS, paint
 
@@ -55,7 +57,7 @@ def blurred(images: Sequence[np.ndarray]) -> list[EngineOutput]:
     return [EngineOutput(0.0, np.asarray(found, np.float32)) for found in maps]
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.5])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
 def test_a_defect_on_a_seam_is_found_as_well_as_inside_a_tile(overlap: float) -> None:
     """A spot of 11 pixels goes across a seam, one pixel at a time. Without an overlap the network never sees it whole,
     and its score falls by more than a third."""
@@ -118,7 +120,7 @@ def test_a_frame_whose_tiles_do_not_fit_the_memory_is_refused(
     tiled_bundle: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twelve tiles of 64×96 in 150×250 pixels. What has been inspected once is not looked at again."""
-    needed = 150 * 250 * 7 + 12 * 64 * 96 * 8
+    needed = tile_grid((150, 250), SIZE_HW, 0.25).needed_bytes
     asked: list[int] = []
     with Detector(tiled_bundle(1)) as detector:
         monkeypatch.setattr(memory, "available_memory_bytes", lambda: asked.append(1) or needed - 1)
@@ -129,6 +131,22 @@ def test_a_frame_whose_tiles_do_not_fit_the_memory_is_refused(
         for _ in range(2):
             detector.inspect(paint((300, 500)))
     assert len(asked) == 3
+
+
+def test_the_memory_that_tiles_need_is_that_of_a_defect_everywhere() -> None:
+    """As allocated: from the frame to the regions, less the engine."""
+    preprocess = Preprocess(SIZE_HW, tile_hw=TILE_HW)
+    frame, spec = paint((2400, 3200)), MapSpec(activation="none", top_pixels=50)
+    placement = preprocess.placement((2400, 3200))
+    grid = preprocess.grid(placement.size_hw)
+    tracemalloc.start()
+    tiles = grid.cut(preprocess.resize(frame))
+    outputs = [EngineOutput(1.0, np.ones(SIZE_HW, np.float32)) for _ in tiles]
+    found = find_regions(join(grid, outputs, spec).anomaly_map, placement, 0.5)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found.regions) == 1
+    assert most <= grid.needed_bytes <= 1.2 * most
 
 
 def test_a_frame_smaller_than_a_tile_is_refused(tiled_bundle: Callable[[int], Path]) -> None:
