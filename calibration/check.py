@@ -1,12 +1,13 @@
 """TensorRT's rules for explicit INT8, asserted on a finished graph.
 
 They are what its parser refuses, and what it accepts but runs slowly. The check knows nothing of how the graph was
-made, so it also judges graphs of other tools.
+made, so it also judges graphs of other tools. What a rule says of a node is asked of its file in `rules`; here is what
+holds for all pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -15,6 +16,8 @@ import onnx_graphsurgeon as gs
 from segrd_edge.errors import ExportError
 
 from .graph import OPSET, read_graph
+from .rules import FORM, WEIGHTED_OPS, Site, conv_input, conv_weight, residual_skip, two_terms
+from .rules.site import is_dequantised
 
 _INT8_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _READERS = (*_INT8_OPS, "Add", "Sub")
@@ -35,7 +38,9 @@ def check(model: onnx.ModelProto) -> None:
 
 def violations(model: onnx.ModelProto) -> list[str]:
     """What is wrong with an INT8 graph, one line per finding; empty where nothing is."""
-    graph = read_graph(model)
+    graph = read_graph(onnx.shape_inference.infer_shapes(model))  # not every tool stores the shapes of what it adds
+    int8 = frozenset(node.name for node in graph.nodes if node.op in _INT8_OPS and is_dequantised(node.inputs[1]))
+    depth = residual_skip.depths(graph)
     found = [] if graph.opset >= OPSET else [f"opset {graph.opset}; INT8 beside float16 needs {OPSET}"]
     for node in graph.nodes:
         if node.op in ("QuantizeLinear", "DequantizeLinear"):
@@ -47,9 +52,9 @@ def violations(model: onnx.ModelProto) -> list[str]:
         elif node.op in _INT8_OPS:
             found += _weighted(node)
         elif node.op == "Add":
-            found += _residual(node)
-        elif node.op == "Sub":
-            found += _rest(node)
+            found += _residual(node, int8, depth)
+        elif node.op == "Sub" and (reason := two_terms.check(node)):
+            found.append(f"{node.name}: {reason}")
     return found
 
 
@@ -95,40 +100,26 @@ def _dequantiser(node: gs.Node, graph: gs.Graph) -> Iterator[str]:
             yield f"{node.name}: {reader.op} {reader.name} must read float"
         elif reader.op in _INT8_OPS and index > 1:
             yield f"{reader.name}: the bias must stay float"
-    source = node.inputs[0]
-    if isinstance(source, gs.Constant):
-        axis = 1 if any(reader.op == "ConvTranspose" for reader in output.outputs) else 0
-        if node.attrs.get("axis", 1) != axis or np.shape(getattr(node.inputs[1], "values", 0)) != (source.shape[axis],):
-            yield f"{node.name}: weights need one scale per output channel, on axis {axis}"
+    if isinstance(node.inputs[0], gs.Constant) and (reason := conv_weight.check(node)):
+        yield f"{node.name}: {reason}"
 
 
 def _weighted(node: gs.Node) -> Iterator[str]:
-    """Both inputs quantised or none, because with one alone the layer runs in float."""
-    activation, weight = (_is_dequantised(tensor) for tensor in node.inputs[:2])
-    if activation != weight:
-        yield f"{node.name}: its {'input' if activation else 'weight'} is quantised, the other one is not"
-
-
-def _residual(node: gs.Node) -> Iterator[str]:
-    """One side quantised, the other straight from an INT8 layer."""
-    sides = [_is_dequantised(tensor) for tensor in node.inputs]
-    if not any(sides):
+    """In INT8 on both sides, and only what may be; or in float on both."""
+    if not any(map(is_dequantised, node.inputs[:2])):
         return
-    other = node.inputs[sides.index(False)] if not all(sides) else None
-    producer = other.inputs[0] if other is not None and other.inputs else None
-    if producer is None or producer.op not in _INT8_OPS or not _is_dequantised(producer.inputs[1]):
-        yield f"{node.name}: one side must come straight from an INT8 convolution, the other through one Q/DQ pair"
+    if reason := conv_input.check(node):
+        yield f"{node.name}: {reason}"
+    elif node.op in WEIGHTED_OPS:
+        if None in (node.inputs[1].shape, node.outputs[0].shape):
+            yield f"{node.name}: its shapes are unknown, and with them whether it may run in INT8"
+        else:
+            yield from (f"{node.name}: must stay float: {reason}" for rule in FORM if (reason := rule(node)))
 
 
-def _rest(node: gs.Node) -> Iterator[str]:
-    """What rounding leaves over: a tensor minus itself behind a Q/DQ pair, to be rounded in turn."""
-    if not any(map(_is_dequantised, node.inputs)):
-        return
-    whole, rounded = node.inputs
-    pair = rounded.inputs[0].inputs[0].inputs[0] if _is_dequantised(rounded) else None
-    if pair is None or pair.inputs[0] is not whole or any(r.op != "QuantizeLinear" for r in node.outputs[0].outputs):
-        yield f"{node.name}: it must be what one Q/DQ pair leaves over of its own input, and be quantised itself"
-
-
-def _is_dequantised(tensor: gs.Tensor) -> bool:
-    return bool(tensor.inputs) and tensor.inputs[0].op == "DequantizeLinear"
+def _residual(node: gs.Node, int8: frozenset[str], depth: Mapping[str, int]) -> Iterator[str]:
+    """A pair on the side that skips, or on none."""
+    sides = [Site(node, index) for index, tensor in enumerate(node.inputs) if is_dequantised(tensor)]
+    for side in sides:
+        if reason := residual_skip.check(side, int8, depth):
+            yield f"{node.name}: {side.tensor.name} must not be INT8: {reason}"

@@ -11,9 +11,19 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from .site import Site
+from .site import Site, is_dequantised
 
 
 def sites(graph: gs.Graph, quantised: frozenset[str]) -> list[Site]:
     """The activation input of every quantised convolution."""
     return [Site(node, 0) for node in graph.nodes if node.name in quantised]
+
+
+def check(conv: gs.Node) -> str | None:
+    """Reason to leave `conv` in float, or why it runs in float with what is quantised of it already; or None."""
+    if isinstance(conv.inputs[0], gs.Constant):
+        return f"its input {conv.inputs[0].name} is a constant"
+    activation, weight = (is_dequantised(tensor) for tensor in conv.inputs[:2])
+    if activation != weight:
+        return f"its {'input' if activation else 'weight'} is quantised, the other one is not"
+    return None

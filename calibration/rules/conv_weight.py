@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-AXIS = 0  # output channels of a Conv's weight; a ConvTranspose has them on axis 1
+AXIS = 0  # output channels of a Conv's weight
+TRANSPOSED_AXIS = 1  # of a ConvTranspose's
 INT8_MAX = 127
+INT8_MIN = -128
 NEGLIGIBLE = 1e-12  # a channel below this is zero, and its scale must still be positive
 
 
@@ -40,6 +42,19 @@ def rewrite(conv: gs.Node, rounded: npt.NDArray[np.int8] | None = None) -> gs.No
         gs.Constant(f"{weight.name}.zero_point", np.zeros(scale.shape, np.int8)),
     ]
     return gs.Node("DequantizeLinear", f"{weight.name}.dequantise", {"axis": AXIS}, inputs, [dequantised])
+
+
+def check(dequantise: gs.Node) -> str | None:
+    """What is wrong with the INT8 form of a weight, given its DequantizeLinear; or None."""
+    values, scale = dequantise.inputs[:2]
+    transposed = any(reader.op == "ConvTranspose" for reader in dequantise.outputs[0].outputs)
+    axis = TRANSPOSED_AXIS if transposed else AXIS
+    channels = tuple(values.shape[axis : axis + 1])  # none of a quantised bias, which has but one axis
+    if dequantise.attrs.get("axis", 1) != axis or np.shape(getattr(scale, "values", 0)) != channels:
+        return f"weights need one scale per output channel, on axis {axis}"
+    if (values.values == INT8_MIN).any():
+        return f"{values.name} has a value of {INT8_MIN}, beyond the symmetric grid's {-INT8_MAX}"
+    return None
 
 
 def quantise_weight(weight: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

@@ -6,7 +6,7 @@
 TensorRT then runs Conv, Add and Relu as one INT8 kernel: it adds the dequantised skip to the convolution's INT32 sums
 before they are rounded. With a float skip the kernel's output is float (TensorRT#1992); with a pair on the
 convolution's side too, the sum is rounded twice and the fusion is lost. Where the skip has a convolution of its own
-(downsample), the one nearer to the image is the skip: the other ends the longer path.
+(downsample), the one nearer to the image is the skip: the other ends the longer path, in convolutions.
 
 A plan may leave all skips in float (`Plan.float_skips`). A convolution averages the rounding of its inputs; a skip
 hands it on to the features as it is. On a trained DeSTSeg (ball_screw, everything else in INT8, 32 frames, OpenVINO)
@@ -16,34 +16,57 @@ its own either way, and took 2 to 9 % longer; what TensorRT loses by it was not 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_graphsurgeon as gs
 
-from .site import Site
+from .site import Site, quantiser
 
 
 def sites(graph: gs.Graph, quantised: frozenset[str]) -> list[Site]:
     """The skip input of every Add that a quantised convolution feeds directly."""
-    depth = _depths(graph)
-    return [Site(add, index) for add in graph.nodes if (index := _skip_index(add, quantised, depth)) is not None]
+    depth = depths(graph)
+    sums = ([Site(add, 1), Site(add, 0)] for add in graph.nodes if add.op == "Add")
+    skips = ([side for side in sides if check(side, quantised, depth) is None] for sides in sums)
+    return [fit[0] for fit in skips if fit]  # where the paths are equally long, either will do
 
 
-def _skip_index(add: gs.Node, quantised: frozenset[str], depth: dict[str, int]) -> int | None:
-    """Which input of `add` is the skip; None where `add` is no residual sum of this kind."""
-    if add.op != "Add" or any(len(tensor.inputs) != 1 for tensor in add.inputs):
-        return None  # constants and network inputs have no producer
-    if add.inputs[0].shape != add.inputs[1].shape:
-        return None
-    producers = [tensor.inputs[0] for tensor in add.inputs]
-    fused = [i for i, node in enumerate(producers) if node.name in quantised and len(node.outputs[0].outputs) == 1]
-    if not fused:
-        return None
-    return 1 - max(fused, key=lambda i: depth[add.inputs[i].name])
+def check(side: Site, quantised: frozenset[str], depth: Mapping[str, int]) -> str | None:
+    """Reason to leave one side of an Add in float, or None. It may have its pair already.
+
+    Args:
+        quantised: names of the convolutions in INT8.
+        depth: `depths` of the graph.
+    """
+    skip, other = side.tensor, side.node.inputs[1 - side.index]
+    if not skip.inputs or not other.inputs:
+        return "one side of the sum is a constant or a network input"
+    if skip.shape != other.shape:
+        return f"the sides of the sum, {skip.shape} and {other.shape}, differ in shape"
+    if not _is_fused(other, quantised):
+        return f"the other side, {other.name}, is not the output of an INT8 convolution, read by this sum alone"
+    pair = quantiser(skip)
+    source = skip if pair is None else pair.inputs[0]
+    if _is_fused(source, quantised) and depth[source.name] > depth[other.name]:
+        return f"{source.name} ends the longer path, and {other.name} is the skip"
+    return None
 
 
-def _depths(graph: gs.Graph) -> dict[str, int]:
-    """Tensor name → number of nodes on the longest path to it."""
+def depths(graph: gs.Graph) -> dict[str, int]:
+    """Tensor name → number of convolutions on the longest path to it: the same before and after quantisation."""
     depth: dict[str, int] = {}
     for node in graph.nodes:  # ONNX keeps nodes in topological order
-        level = 1 + max((depth.get(tensor.name, 0) for tensor in node.inputs), default=0)
+        level = (node.op == "Conv") + max((depth.get(tensor.name, 0) for tensor in node.inputs), default=0)
         depth.update((tensor.name, level) for tensor in node.outputs)
     return depth
+
+
+def _is_fused(tensor: gs.Variable, quantised: frozenset[str]) -> bool:
+    """Whether an INT8 convolution gives `tensor`, and one node alone reads it."""
+    return bool(tensor.inputs) and tensor.inputs[0].name in quantised and _readers(tensor) == 1
+
+
+def _readers(tensor: gs.Variable) -> int:
+    """How many nodes read `tensor`, directly or through a Q/DQ pair."""
+    pairs = ("QuantizeLinear", "DequantizeLinear")
+    return sum(_readers(reader.outputs[0]) if reader.op in pairs else 1 for reader in tensor.outputs)

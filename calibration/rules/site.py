@@ -1,4 +1,4 @@
-"""A place for a Q/DQ pair."""
+"""A place for a Q/DQ pair, and what stands there."""
 
 from __future__ import annotations
 
@@ -17,3 +17,14 @@ class Site:
     @property
     def tensor(self) -> gs.Variable:
         return self.node.inputs[self.index]
+
+
+def is_dequantised(tensor: gs.Tensor) -> bool:
+    """Whether `tensor` comes from a pair, or is a weight in INT8 form."""
+    return bool(tensor.inputs) and tensor.inputs[0].op == "DequantizeLinear"
+
+
+def quantiser(tensor: gs.Tensor) -> gs.Node | None:
+    """The QuantizeLinear of the pair that `tensor` comes from; None where it comes from none."""
+    producers = tensor.inputs[0].inputs[0].inputs if is_dequantised(tensor) else []
+    return producers[0] if producers and producers[0].op == "QuantizeLinear" else None

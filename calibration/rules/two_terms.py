@@ -17,6 +17,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .site import is_dequantised, quantiser
+
 LOW_LEVELS = 254  # steps of l in one of h: 127 to either side of it
 
 
@@ -32,7 +34,8 @@ def add_low_term(graph: gs.Graph, conv: gs.Node, lows: dict[str, gs.Variable]) -
         lows: l by the name of x, of the convolutions so far: those that read one tensor share it.
     """
     high = conv.inputs[0]
-    quantise = high.inputs[0].inputs[0].inputs[0]
+    quantise = quantiser(high)
+    assert quantise is not None, f"{conv.name} reads {high.name}, which comes from no Q/DQ pair"
     x, scale = quantise.inputs[0], quantise.inputs[1]
     if x.name not in lows:
         lows[x.name] = _low(graph, x, high, float(scale.values))
@@ -43,6 +46,17 @@ def add_low_term(graph: gs.Graph, conv: gs.Node, lows: dict[str, gs.Variable]) -
         gs.Node("Conv", low_name(conv.name), dict(conv.attrs), [lows[x.name], conv.inputs[1]], [terms[1]]),
         gs.Node("Add", f"{conv.name}.add_terms", inputs=terms, outputs=[output]),
     ]
+
+
+def check(subtract: gs.Node) -> str | None:
+    """Why a Sub with an INT8 side is not the one above, or None; None also of a Sub in float."""
+    if not any(map(is_dequantised, subtract.inputs)):
+        return None
+    x, high = subtract.inputs
+    pair = quantiser(high)
+    if pair is None or pair.inputs[0] is not x or any(r.op != "QuantizeLinear" for r in subtract.outputs[0].outputs):
+        return "it must be what one Q/DQ pair leaves over of its own input, and be quantised itself"
+    return None
 
 
 def _low(graph: gs.Graph, x: gs.Variable, high: gs.Variable, scale: float) -> gs.Variable:

@@ -14,6 +14,7 @@ from segrd_edge.calibration.graph import read_graph
 from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.quantise import quantise, tensors_to_calibrate
 from segrd_edge.calibration.ranges import Ranges
+from segrd_edge.calibration.rules import conv_weight
 from segrd_edge.errors import ExportError
 
 
@@ -88,13 +89,57 @@ def skip_beside_float(nodes: Nodes) -> None:
 
 
 def before_resize(nodes: Nodes) -> None:
-    nodes["enlarge"].inputs[0] = nodes["down.add.relu.out.dequantise"].outputs[0]
+    nodes["enlarge"].inputs[0] = nodes["pool.out.dequantise"].outputs[0]
 
 
 def twice(nodes: Nodes) -> None:
     pool = nodes["pool"].outputs[0]
     inputs = [pool, *nodes["pool.out.quantise"].inputs[1:]]
     nodes["new"] = gs.Node("QuantizeLinear", "again", {}, inputs, [gs.Variable("q2", np.int8, pool.shape)])
+
+
+def in_int8(name: str, nodes: Nodes) -> None:
+    """Put a convolution in float into INT8, both of its inputs."""
+    conv = nodes[name]
+    conv.inputs[0] = through_pair(conv.inputs[0], nodes)
+    nodes["new.weight"] = conv_weight.rewrite(conv)
+
+
+def through_pair(x: gs.Variable, nodes: Nodes) -> gs.Variable:
+    grid = [gs.Constant("new.scale", np.array(0.1, np.float32)), gs.Constant("new.zero_point", np.array(0, np.int8))]
+    levels, values = gs.Variable("new.int8", np.int8), gs.Variable("new.dequantised", np.float32)
+    nodes["new.quantise"] = gs.Node("QuantizeLinear", "new.quantise", {}, [x, *grid], [levels])
+    nodes["new.dequantise"] = gs.Node("DequantizeLinear", "new.dequantise", {}, [levels, *grid], [values])
+    return values
+
+
+def behind_convolution(nodes: Nodes) -> None:
+    """Quantise the output of a convolution, in front of its ReLU."""
+    nodes["block.conv1.relu"].inputs[0] = through_pair(nodes["block.conv1"].outputs[0], nodes)
+
+
+def grouped_convolution(nodes: Nodes) -> None:
+    in_int8("head.depthwise", nodes)
+
+
+def one_channel(nodes: Nodes) -> None:
+    in_int8("head.out", nodes)
+
+
+def one_pixel(nodes: Nodes) -> None:
+    in_int8("head.pooled", nodes)
+
+
+def longer_path(nodes: Nodes) -> None:
+    """The pair of the skip stands on the other path."""
+    nodes["down.skip.out.quantise"].inputs[0] = nodes["down.conv2"].outputs[0]
+    nodes["down.add"].inputs = [nodes["down.skip.out.dequantise"].outputs[0], nodes["down.skip"].outputs[0]]
+
+
+def lowest_weight(nodes: Nodes) -> None:
+    values = nodes["up.weight.dequantise"].inputs[0].values.copy()
+    values.flat[7] = -128
+    nodes["up.weight.dequantise"].inputs[0] = gs.Constant("up.weight", values)
 
 
 def int8_into_something_else(nodes: Nodes) -> None:
@@ -117,27 +162,77 @@ def int8_into_something_else(nodes: Nodes) -> None:
         (float_weight, "up: its input is quantised, the other one is not"),
         (float_input, "up: its weight is quantised, the other one is not"),
         (quantised_bias, "up: the bias must stay float"),
-        (both_sides, "block.add: one side must come straight from an INT8 convolution"),
-        (skip_beside_float, "block.add: one side must come straight from an INT8 convolution"),
+        (both_sides, "block.add: pool.out.dequantised must not be INT8: the other side, pool.out.dequantised, is not"),
+        (skip_beside_float, "block.add: pool.out.dequantised must not be INT8: the other side, pool.out, is not"),
+        (longer_path, "must not be INT8: down.conv2.out ends the longer path, and down.skip.out is the skip"),
+        (behind_convolution, "Relu block.conv1.relu must read float"),
+        (grouped_convolution, "head.depthwise: must stay float: grouped convolution (16 groups)"),
+        (one_channel, "head.out: must stay float: 1 output channels"),
+        (one_pixel, "head.pooled: must stay float: matrix-vector product"),
+        (lowest_weight, "up.weight has a value of -128"),
         (before_resize, "Resize enlarge must read float"),
         (twice, "pool.out is quantised more than once"),
         (int8_into_something_else, "something other than DequantizeLinear reads its INT8 values"),
     ],
 )
 def test_each_broken_rule_is_named(int8: onnx.ModelProto, damage: Callable[[Nodes], None], complaint: str) -> None:
-    graph = read_graph(int8)
-    nodes = {node.name: node for node in graph.nodes}
-    if damage is before_resize:  # no pair stands there; borrow one
-        nodes["down.add.relu.out.dequantise"] = nodes["pool.out.dequantise"]
-    damage(nodes)
-    graph.nodes += [nodes["new"]] if "new" in nodes else []
-    found = violations(gs.export_onnx(graph))
+    found = violations(damaged(int8, damage))
     assert any(complaint in line for line in found), found
+
+
+def damaged(model: onnx.ModelProto, damage: Callable[[Nodes], None]) -> onnx.ModelProto:
+    graph = read_graph(model)
+    nodes = {node.name: node for node in graph.nodes}
+    damage(nodes)
+    graph.nodes += list(nodes.values())[len(graph.nodes) :]
+    return gs.export_onnx(graph.toposort())
 
 
 def test_a_good_graph_passes(int8: onnx.ModelProto) -> None:
     assert violations(int8) == []
     check(int8)
+
+
+@pytest.mark.parametrize("names", [["block.conv1"], ["down.conv2"], ["down.skip"], ["down.conv1", "down.skip", "up"]])
+def test_two_terms_pass_and_do_not_lengthen_a_path(model: onnx.ModelProto, names: list[str]) -> None:
+    assert violations(in_two_terms(model, names)) == []
+
+
+def in_two_terms(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    plan = Plan.of(model).in_two_terms(dict.fromkeys(names, ""))
+    largest = dict.fromkeys(tensors_to_calibrate(model, plan), 1.0)
+    return quantise(model, Ranges(largest, "max", reach=largest), plan)
+
+
+def rest_of_another(nodes: Nodes) -> None:
+    nodes["pool.out.low.subtract"].inputs[0] = nodes["stem.relu"].outputs[0]
+
+
+def rest_in_float(nodes: Nodes) -> None:
+    nodes["block.conv1.low"].inputs[0] = nodes["pool.out.low.subtract"].outputs[0]
+
+
+def rest_of_a_constant(nodes: Nodes) -> None:
+    nodes["pool.out.low.subtract"].inputs[1] = nodes["up.weight.dequantise"].outputs[0]
+
+
+@pytest.mark.parametrize("damage", [rest_of_another, rest_in_float, rest_of_a_constant])
+def test_a_second_term_of_something_else(model: onnx.ModelProto, damage: Callable[[Nodes], None]) -> None:
+    found = violations(damaged(in_two_terms(model, ["block.conv1"]), damage))
+    assert any("pool.out.low.subtract: it must be what one Q/DQ pair leaves over" in line for line in found), found
+
+
+def test_shapes_that_a_tool_did_not_store(int8: onnx.ModelProto) -> None:
+    bare = damaged(int8, one_pixel)
+    del bare.graph.value_info[:]
+    assert any("head.pooled: must stay float" in line for line in violations(bare))
+
+
+def test_shapes_that_nobody_can_know(int8: onnx.ModelProto) -> None:
+    bare = damaged(int8, lambda nodes: setattr(nodes["concat"], "domain", "elsewhere"))
+    bare.opset_import.append(onnx.helper.make_opsetid("elsewhere", 1))
+    del bare.graph.value_info[:]
+    assert "head.fuse: its shapes are unknown, and with them whether it may run in INT8" in violations(bare)
 
 
 def test_opset(int8: onnx.ModelProto) -> None:

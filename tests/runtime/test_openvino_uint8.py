@@ -92,6 +92,64 @@ def test_the_same_function(front: _Front, scale: float) -> None:
     assert np.abs(got - wanted).max() < 1e-5 * np.abs(wanted).max()
 
 
+_SCALES = [0.002, 0.0137, 1 / 127, 0.03, 0.25, 0.5, 1.0, 3.7]
+_POWERS_OF_TWO = [0.25, 0.5, 1.0]
+
+
+def _pair(scale: float, *, has_relu: bool, has_conv: bool) -> bytes:
+    """y = DQ(Q(x)), x as it is or behind a convolution that changes nothing, and behind a ReLU or not."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    shape = [1, 16, 64, 64]
+    constants = {"s": np.float32(scale), "z": np.array(0, np.int8), "w": np.eye(16, dtype=np.float32)[:, :, None, None]}
+    front = [("Conv", ["w"])] * has_conv + [("Relu", [])] * has_relu
+    names = ["x", *(op for op, _ in front)]
+    nodes = [helper.make_node(op, [x, *more], [op]) for x, (op, more) in zip(names, front, strict=False)]
+    nodes.append(helper.make_node("QuantizeLinear", [names[-1], "s", "z"], ["q"]))
+    nodes.append(helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    stored = [numpy_helper.from_array(np.asarray(values), name) for name, values in constants.items()]
+    graph = helper.make_graph(nodes, "pair", [x], [y], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def _input(scale: float) -> Any:
+    """65,536 values: every tie with the nearest numbers to either side of it, and others, of which some are clipped."""
+    x = np.random.default_rng(0).normal(0, 64 * scale, (1, 16, 64, 64)).astype(np.float32)
+    ties = (np.arange(-130, 131) + 0.5)[:, None] * np.float32(scale) * (1 + np.arange(-4, 5) * 2.0**-23)
+    x.reshape(-1)[: ties.size] = ties.reshape(-1)
+    return x
+
+
+def _levels(model: Any, x: Any, scale: float) -> Any:
+    values = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({"x": x})[0]
+    return np.rint(values / np.float32(scale))
+
+
+@pytest.mark.parametrize("scale", _SCALES)
+@pytest.mark.parametrize("has_conv", [False, True])
+def test_counted_from_128_the_levels_are_the_same_to_the_bit(scale: float, has_conv: bool) -> None:
+    graph, x = _pair(scale, has_relu=False, has_conv=has_conv), _input(scale)
+    signed = _levels(openvino.Core().read_model(graph), x, scale)
+    assert set(np.unique(signed)) == set(range(-128, 128))
+    np.testing.assert_array_equal(_levels(_rewritten(graph), x, scale), signed)
+
+
+@pytest.mark.parametrize("scale", _SCALES)
+@pytest.mark.parametrize("has_conv", [False, True])
+def test_counted_from_zero_the_levels_differ_at_ties_alone(scale: float, has_conv: bool) -> None:
+    graph, x = _pair(scale, has_relu=True, has_conv=has_conv), _input(scale)
+    signed, got = (_levels(model, x, scale) for model in (openvino.Core().read_model(graph), _rewritten(graph)))
+    assert set(np.unique(got)) == set(range(128))
+    steps = x.astype(np.float64) / np.float32(scale)
+    from_tie = np.abs(steps - np.floor(steps) - 0.5)
+    assert np.abs(got - signed).max() <= 1
+    assert from_tie[got != signed].max(initial=0) < 5e-5
+    if scale in _POWERS_OF_TWO:  # x / s is exact, and ONNX rounds ties to even
+        np.testing.assert_array_equal(got, np.clip(np.rint(steps), 0, 127))
+
+
 @pytest.mark.parametrize(
     ("front", "is_unsigned"),
     [(_CONCAT, False), (_SHUFFLE, False), (_CONCAT_OF_RELUS, True), (_LEVELLED, True), (_POOL, True)],
