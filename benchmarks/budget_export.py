@@ -5,6 +5,7 @@ exports ─► the engine of each graph ─► one interleaved run, p99 ─► c
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def hold_budget(
     number = [str(path) for path in paths].index(chosen.model)
     result = results[number]
     default = cast(Precision, chosen.precision) if answer.fitting else result.manifest.default_precision
-    sentences = [*_outcome(chosen, default, out, answer), found["headline"], *found["sentences"]]
+    sentences = [*_outcome(chosen, default, out, answer, settings.threads), found["headline"], *found["sentences"]]
     record = _record(chosen, found, sentences)
     changes = {"product": out.stem, "default_precision": default, "latency": record}
     manifest = Manifest.model_validate(result.manifest.model_dump() | changes)
@@ -116,6 +117,7 @@ def _record(chosen: Timed, found: Mapping[str, Any], sentences: Sequence[str]) -
     return LatencyRecord(
         budget_ms=found["budget_ms"],
         frame_hw=(height, width),
+        threads=found["threads"],
         engines={row["precision"]: "{engine} {engine_version}".format(**row) for row in own},
         machine="{model}, {cores} cores".format(**machine.cpu()),
         samples=found["samples"],
@@ -125,12 +127,19 @@ def _record(chosen: Timed, found: Mapping[str, Any], sentences: Sequence[str]) -
     )
 
 
-def _outcome(chosen: Timed, default: Precision, out: Path, answer: Answer) -> list[str]:
-    """What `out` is, and how to open it where a Detector would by itself take another engine."""
+def _outcome(chosen: Timed, default: Precision, out: Path, answer: Answer, threads: int | None) -> list[str]:
+    """What `out` is, and how to open it where a Detector would by itself take another engine or other threads."""
     what = f"{out} has" if Path(chosen.model) == out else f"{out} is {chosen.model}, with"
     name = f"{what} {default} as its default."
     if not answer.fitting:
         return [f"{name} It is whole, and nothing else was changed."]
-    if chosen.engine == engines.processor_engine():
+    options: dict[str, Any] = {} if chosen.engine == engines.processor_engine() else {"engine": chosen.engine}
+    options |= {} if threads is None else {"threads": threads}
+    if not options:
         return [name]
-    return [name, f'Its time is that of {chosen.engine}: open it as Detector("{out}", engine="{chosen.engine}").']
+    given = "".join(f", {option}={json.dumps(value)}" for option, value in options.items())
+    return [name, f'Its time is that of {chosen.engine}{_on(threads)}: open it as Detector("{out}"{given}).']
+
+
+def _on(threads: int | None) -> str:
+    return "" if threads is None else f" on {threads} thread{'' if threads == 1 else 's'}"

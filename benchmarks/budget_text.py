@@ -88,10 +88,11 @@ def untrained_sentences(found: Mapping[str, Any]) -> list[str]:
     """What the figures do not say."""
     sentences = []
     if found["compare"]:
+        largest, *smaller = found["compare"]
         sentences.append(
-            "To train those of the largest size on your photographs and learn which is the most accurate: "
-            + found["compare"]
+            f"To train those of the largest size on your photographs and learn which is the most accurate: {largest}"
         )
+        sentences += [f"Other models or larger heads, which keep it at a smaller size: {more}" for more in smaller]
     else:
         sentences.append("Smaller networks: --size 128, for example. Smaller frames: --frame, and --crop in training.")
     sentences.append(

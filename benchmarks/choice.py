@@ -9,8 +9,8 @@ One choice is made of every precision that the export accepts, in four steps:
 
 Noise is what the test images leave open, twice the standard error of the difference of two candidates on the same
 images: for image AUROC that of DeLong, DeLong and Clarke-Pearson (1988); for pixel AP that of the mean difference of
-the single images' APs. It is at least what the export's report calls no loss, and that alone where the single images'
-scores are not known. What another seed would change is not in it.
+the single images' APs. It is at least LOSS_LIMITS, 0.005 image AUROC and 0.02 pixel AP, and that alone where the
+single images' scores are not known. What another seed would change is not in it.
 """
 
 from __future__ import annotations

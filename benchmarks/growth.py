@@ -1,6 +1,6 @@
 """How the cost of a frame grows: with its size, with tiles, cameras, streams and regions, and with the network size.
 
-    python -m segrd_edge.benchmarks.growth bottle.segrd [other-sizes.segrd ...] --out growth.json
+    python -m segrd_edge.benchmarks.growth bottle.segrd --size 128 --size 192 --out growth.json
 
 Each table is one interleaved run: every row takes its turn in every round, in alternating order, and the figures are
 medians. Streams are Detectors side by side, each with its share of the cores and a thread of its own. Frames are made
@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Thread
 from time import perf_counter
 from typing import Annotated, Any
@@ -30,6 +31,7 @@ from segrd_edge import machine
 from segrd_edge.bundle import Bundle
 from segrd_edge.console import console, new_table, print_table, run_command
 from segrd_edge.detector import Detector
+from segrd_edge.errors import MissingExtraError
 from segrd_edge.files import check_can_write, write_json
 from segrd_edge.pool import DetectorPool
 from segrd_edge.preprocess import Preprocess
@@ -52,8 +54,12 @@ Turn = Callable[[], Mapping[str, float]]
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="The .segrd file.", show_default=False)],
-    others: Annotated[
-        list[Path] | None, typer.Argument(help="Bundles of other network sizes.", show_default=False)
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Also time the model at this network size, with random weights; repeatable, needs the export extra.",
+            show_default=False,
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each row.")] = 15,
     precision: Annotated[str, typer.Option(help="Precision.")] = "auto",
@@ -74,8 +80,8 @@ def command(
         tables["cameras"] = interleaved(camera_turns(detector, opened), max(1, rounds // 5))
         tables["streams"] = streams(opened, detector.engine, detector.precision, max(1, rounds // 5))
         tables["regions"] = interleaved(region_turns(preprocess), rounds)
-    if others:
-        tables["network size"] = network_sizes([bundle, *others], precision, threads, rounds)
+    if size:
+        tables["network size"] = network_sizes(opened.manifest.model.name, size, setting["precision"], threads, rounds)
     for title, rows in tables.items():
         table = new_table(f"{title}: {setting['bundle']} on {setting['engine']} {setting['precision']}", *rows[0])
         for row in rows:
@@ -147,15 +153,19 @@ def region_turns(preprocess: Preprocess) -> dict[str, Turn]:
     return {str(count): partial(_regions, preprocess, count) for count in REGIONS}
 
 
-def network_sizes(paths: Sequence[Path], precision: str, threads: int | None, rounds: int) -> list[Row]:
-    """Bundles of several network sizes on the same frame."""
-    with ExitStack() as stack:
+def network_sizes(model: str, sizes: Sequence[int], precision: str, threads: int | None, rounds: int) -> list[Row]:
+    """A model, as it is without a profile, at several network sizes on the same frame."""
+    try:
+        from .untrained import Network, build
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("--size", "export", (error.name or "torch").partition(".")[0]) from error
+    with TemporaryDirectory(prefix="segrd-growth-") as folder, ExitStack() as stack:
         turns = {}
-        for path in paths:
-            opened = Bundle.open(path)
+        for network_size in sizes:
+            console.print(f"building {model} at {network_size}×{network_size}")
+            opened = build(Network(model, None, network_size), Path(folder) / f"{network_size}.segrd")
             detector = stack.enter_context(Detector(opened, precision=precision, threads=threads))
-            height, width = detector.preprocess.size_hw
-            turns[f"{width}×{height} {path.name}"] = _inspecting(detector, _frame(opened, TILED_SIDE))
+            turns[f"{network_size}×{network_size}"] = _inspecting(detector, _frame(opened, TILED_SIDE))
         return interleaved(turns, rounds)
 
 

@@ -12,6 +12,7 @@ Prints one JSON object as its last line. Exit code 1: it grew by more than the l
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
@@ -23,12 +24,12 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from segrd_edge import machine
 from segrd_edge.bundle import Bundle
 from segrd_edge.console import FOUND, OK, emit_json, new_table, parse_frame_size, print_table, run_command
 from segrd_edge.detector import Detector
 from segrd_edge.errors import OptionError, SegrdError
 
+from . import environment
 from .environment import rss_mib
 from .frames import golden_frames
 
@@ -114,7 +115,8 @@ def command(
     table.add_row("page faults per frame", f"{result.faults_per_frame:.2f}")
     table.add_row("frames per second", f"{result.frames_per_second:.1f}")
     print_table(table)
-    emit_json({**run, **result.to_dict(), "limit_mib": limit_mib, "grew": grew, "cpu": machine.cpu()["model"]})
+    facts = {"date": time.strftime("%Y-%m-%d"), "threads": threads, "environment": environment.describe()}
+    emit_json({**run, **result.to_dict(), "limit_mib": limit_mib, "grew": grew, **facts})
     return FOUND if grew else OK
 
 

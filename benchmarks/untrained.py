@@ -204,7 +204,7 @@ def _record(
         "fitting": sum(row["fits"] for row in measured),
         "threads": settings.threads,
         "networks": measured,
-        "compare": _compare_command([by_name[row["bundle"]] for row in measured if row["fits"]], settings.budget_ms),
+        "compare": _compare_commands([by_name[row["bundle"]] for row in measured if row["fits"]], settings.budget_ms),
         "over_at_best": [
             {key: row[key] for key in ("bundle", "precision", "engine", "min_ms")}
             for row in sorted(over, key=lambda row: row["min_ms"])
@@ -214,16 +214,20 @@ def _record(
     }
 
 
-def _compare_command(fitting: Sequence[Network], budget_ms: float) -> str | None:
-    """What trains every model that keeps the budget at the largest size of all that keep it, each with the largest head
-    that does."""
-    if not fitting:
-        return None
-    size = max(network.size for network in fitting)
-    words = ["segrd-compare PHOTOS --out compare", f"--size {size}", f"--latency-ms {budget_ms:g}"]
-    largest = {network.model: network for network in networks(None, [size])[::-1] if network in fitting}
-    words += [f"--model {':'.join(filter(None, (each.model, each.profile)))}" for each in reversed(largest.values())]
-    return " ".join(words)
+def _compare_commands(fitting: Sequence[Network], budget_ms: float) -> list[str]:
+    """What trains what keeps the budget, largest size first: every model with the largest head that does at that size,
+    but for those that do at a larger size as well."""
+    commands, asked = [], set[tuple[str, str | None]]()
+    for size in sorted({network.size for network in fitting}, reverse=True):
+        largest = {network.model: network for network in networks(None, [size])[::-1] if network in fitting}
+        more = [each for each in reversed(largest.values()) if (each.model, each.profile) not in asked]
+        asked |= {(each.model, each.profile) for each in more}
+        models = "".join(f" --model {':'.join(filter(None, (each.model, each.profile)))}" for each in more)
+        if models:
+            commands.append(
+                f"segrd-compare PHOTOS --out compare-{size} --size {size} --latency-ms {budget_ms:g}{models}"
+            )
+    return commands
 
 
 def _row(row: Mapping[str, Any], network: Network, budget_ms: float) -> dict[str, Any]:

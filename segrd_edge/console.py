@@ -136,16 +136,18 @@ def parse_ints(option: str, text: str, count: int, separator: str, example: str)
     return numbers
 
 
-def parse_frame_size(text: str) -> tuple[int, int]:
+def parse_frame_size(text: str, option: str = "--frame") -> tuple[int, int]:
     """`--frame 2448x2048`: WIDTHxHEIGHT, as camera data sheets say. Returns (height, width), pixels.
 
     Raises:
         OptionError: it is not two whole numbers of at least 1.
     """
-    width, height = parse_ints("--frame", text, 2, "x", "2448x2048")
+    width, height = parse_ints(option, text, 2, "x", "2448x2048")
     if min(width, height) < 1:
         raise OptionError(
-            f"--frame {text}", expected="a width and a height of at least 1 pixel", fix="for example --frame 2448x2048"
+            f"{option} {text}",
+            expected="a width and a height of at least 1 pixel",
+            fix=f"for example {option} 2448x2048",
         )
     return height, width
 

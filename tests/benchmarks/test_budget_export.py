@@ -71,9 +71,9 @@ def durations(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return set_ms
 
 
-def hold(results: Sequence[ExportResult], out: Path, budget_ms: float) -> Held:
+def hold(results: Sequence[ExportResult], out: Path, budget_ms: float, threads: int | None = None) -> Held:
     runs: Any = [SimpleNamespace(folder=result.path.stem) for result in results]
-    held = hold_budget(runs, results, out, Settings(budget_ms, frame_hw=(120, 180)))
+    held = hold_budget(runs, results, out, Settings(budget_ms, frame_hw=(120, 180), threads=threads))
     assert held.run.folder == Path(held.found["best"][0]["bundle"]).stem if held.found["best"] else True
     assert Bundle.open(out).manifest == held.result.manifest
     return held
@@ -130,6 +130,9 @@ def test_the_faster_engine_is_measured_and_named_where_a_detector_would_take_ano
         ("int8", "openvino"),
     }
     assert held.sentences[1].endswith(f'open it as Detector("{result.path}", engine="onnxruntime").')
+    shared = hold([result], result.path, 30, threads=1)
+    assert 'Its time is that of onnxruntime on 1 thread: open it as Detector("' in shared.sentences[1]
+    assert shared.sentences[1].endswith('", engine="onnxruntime", threads=1).')
     latency = held.result.manifest.latency
     assert latency is not None
     assert latency.engines == {"fp32": "onnxruntime 1", "int8": "openvino 1"}

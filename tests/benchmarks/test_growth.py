@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from segrd_edge import machine
-from segrd_edge.benchmarks import growth
+from segrd_edge.benchmarks import growth, untrained
+from segrd_edge.bundle import Bundle
 from segrd_edge.console import build_app
 
 
@@ -18,14 +18,18 @@ def test_every_table_has_its_rows(bundle_path: Path, tmp_path: Path, monkeypatch
     three_cores = {**machine.cpu(), "usable_cores": 3}
     monkeypatch.setattr(machine, "cpu", lambda: three_cores)
     out = tmp_path / "growth.json"
-    other = Path(shutil.copy(bundle_path, tmp_path / "other.segrd"))
-    options = [str(bundle_path), str(other), "--rounds", "2", "--threads", "1", "--out", str(out)]
+    built: list[untrained.Network] = []
+    monkeypatch.setattr(untrained, "build", lambda network, path: built.append(network) or Bundle.open(bundle_path))
+    sizes = ["--size", "96", "--size", "160"]
+    options = [str(bundle_path), *sizes, "--rounds", "2", "--threads", "1", "--out", str(out)]
     result = CliRunner().invoke(build_app(growth.command, name="growth", example=""), options)
     assert result.exit_code == 0, result.output
     tables = json.loads(out.read_text(encoding="utf-8"))["tables"]
     assert {name: len(rows) for name, rows in tables.items()} == {
         "frame size": 2, "tiles": 4, "cameras": 3, "streams": 2, "regions": 4, "network size": 2,
     }  # fmt: skip
+    assert [network.size for network in built] == [96, 160]
+    assert [row[""] for row in tables["network size"]] == ["96×96", "160×160"]
     assert [row[""] for row in tables["streams"]] == ["1 of 3 threads", "2 of 1 threads"]
     assert [row[""].split()[0] for row in tables["tiles"]] == ["1", "4", "9", "16"]
     assert [row["found"] for row in tables["regions"]] == [0, 1, 10, 100]

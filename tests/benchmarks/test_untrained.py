@@ -94,7 +94,8 @@ def test_only_what_may_keep_the_budget_is_measured_and_in_its_faster_engine(trie
     ]
     assert (found["fitting"], found["not_built"]) == (4, [])
     assert untrained_headline(found).startswith("4 networks keep 4 ms at p99. How accurate")
-    assert found["compare"] == ("segrd-compare PHOTOS --out compare --size 256 --latency-ms 4 --model rd --model stfpm")
+    asked = "segrd-compare PHOTOS --out compare-256 --size 256 --latency-ms 4 --model rd --model stfpm"
+    assert found["compare"] == [asked]  # the same two at 192 are smaller without need
     assert found["networks"][0]["train"].endswith("--model rd --size 192 --minutes 10")
     assert "    at best int8 1.8 ms in openvino, fp32 3.7 ms in openvino" in said
 
@@ -110,11 +111,22 @@ def test_what_is_over_at_a_small_size_is_not_built_larger(tried: list[str]) -> N
 
 def test_the_comparison_is_of_the_largest_size_with_the_largest_heads(tried: list[str]) -> None:
     found = search(["destseg", "rd"], [64, 96], Settings(1e3), lambda line: None)
-    asked = "segrd-compare PHOTOS --out compare --size 96 --latency-ms 1000 "
-    assert found["compare"] == asked + "--model destseg:accurate --model rd"
-    fast = untrained._compare_command([Network("destseg", "fast", 64)], 9)
-    assert fast is not None
-    assert fast.endswith("--model destseg:fast")
+    asked = "segrd-compare PHOTOS --out compare-96 --size 96 --latency-ms 1000 "
+    assert found["compare"] == [asked + "--model destseg:accurate --model rd"]
+
+
+def test_a_smaller_size_is_compared_where_it_leaves_time_for_another_model_or_a_larger_head() -> None:
+    fitting = [Network("destseg", "fast", 64), Network("destseg", "accurate", 32), Network("destseg", "fast", 32)]
+    commands = untrained._compare_commands([*fitting, Network("rd", None, 32)], 9)
+    assert commands == [
+        "segrd-compare PHOTOS --out compare-64 --size 64 --latency-ms 9 --model destseg:fast",
+        "segrd-compare PHOTOS --out compare-32 --size 32 --latency-ms 9 --model destseg:accurate --model rd",
+    ]
+    found = {"compare": commands, "over_at_best": [], "not_built": []}
+    assert untrained_sentences(found)[:2] == [
+        f"To train those of the largest size on your photographs and learn which is the most accurate: {commands[0]}",
+        f"Other models or larger heads, which keep it at a smaller size: {commands[1]}",
+    ]
 
 
 def test_many_are_measured_in_several_runs(tried: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +140,7 @@ def test_many_are_measured_in_several_runs(tried: list[str], monkeypatch: pytest
 
 def test_nothing_fits(tried: list[str]) -> None:
     found = search(["rd"], [64], Settings(0.1), lambda line: None)
-    assert (found["networks"], found["runs"], found["compare"]) == ([], [], None)
+    assert (found["networks"], found["runs"], found["compare"]) == ([], [], [])
     assert untrained_headline(found) == (
         "Nothing keeps 0.1 ms. The nearest is rd 64 at int8 in openvino, 0.205 ms at its best."
     )
