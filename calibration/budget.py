@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from segrd_edge.errors import OptionError
 
@@ -11,6 +12,23 @@ from .drift import Drift
 
 # INT8 arithmetic against float32 on processors with VNNI: all-INT8 against fp32 in OpenVINO, the same network.
 INT8_SPEED = 4.0
+
+
+class _Limit(NamedTuple):
+    option: str  # of segrd-export; empty: it has none
+    low: float
+    high: float
+    example: float
+
+
+_LIMITS = {
+    "score_shift": _Limit("--max-score-shift", 0, 1, 0.01),
+    "map_cosine": _Limit("", 0, 1, 0.99),
+    "pairs_turned": _Limit("--max-pairs-turned", 0, 1, 0.01),
+    "ap_drop": _Limit("--max-ap-drop", 0, 1, 0.01),
+    "flip_rate": _Limit("--max-flip-rate", 0, 1, 0.01),
+    "speedup": _Limit("--min-speedup", 1, 100, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -32,11 +50,14 @@ class Budget:
     speedup: float | None = None  # fp32's time over INT8's, at least; accuracy goes first
 
     def __post_init__(self) -> None:
-        shares = ("score_shift", "pairs_turned", "ap_drop", "flip_rate")
-        for name, low, high in (*((share, 0, 1) for share in shares), ("speedup", 1, 100)):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise OptionError(f"INT8 budget: {name} {value:g}", expected=f"from {low} to {high}")
+        for name, (option, low, high, example) in _LIMITS.items():
+            value, in_python = getattr(self, name), f"Budget.{name}"
+            if value is not None and not low <= value <= high:  # NaN is not, either
+                raise OptionError(
+                    f"{option} {value:g} ({in_python})" if option else f"{in_python} {value:g}",
+                    expected=f"a number from {low:g} to {high:g}",
+                    fix=f"for example {option or f'{in_python} ='} {example:g}",
+                )
 
     def breaches(self, drift: Drift) -> list[str]:
         """What of `drift` is beyond the limits, in words; empty where it is within all of them."""
@@ -85,17 +106,10 @@ class Budget:
 
     def command_options(self) -> Iterator[str]:
         """The options of `segrd-export` for what differs from the defaults; it has none for the cosine."""
-        names = {
-            "score_shift": "--max-score-shift",
-            "pairs_turned": "--max-pairs-turned",
-            "ap_drop": "--max-ap-drop",
-            "flip_rate": "--max-flip-rate",
-            "speedup": "--min-speedup",
-        }
         default = Budget()
-        for name, option in names.items():
-            if (value := getattr(self, name)) != getattr(default, name):
-                yield f"{option} {value:g}"
+        for name, limit in _LIMITS.items():
+            if limit.option and (value := getattr(self, name)) != getattr(default, name):
+                yield f"{limit.option} {value:g}"
 
     def to_dict(self) -> dict[str, float]:
         """The limits that there are."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import onnx
 
@@ -171,18 +170,15 @@ def calibrate(
         track: wraps frames and trials, for a progress bar.
 
     Raises:
-        OptionError: a scope that is unknown or that the network has no layers for; a plan that does not fit it.
+        OptionError: as `asked_of`.
         ExportError: the network gives NaN or infinity.
     """
-    everything = Plan.of(model)
-    given = None if settings.plan is None else _given(everything, settings.plan)
-    if given is None:
-        usable_scopes(model, everything, settings.scope)  # refused now rather than after the observation
+    everything, given = asked_of(model, settings)
     budget, improve = settings.budget, settings.improve
     images = [frame.image_bgr_u8 for frame in frames]
     before: dict[str, float] = {}  # float16 has to do for the graph that is not levelled, too
     if "levels" in improve:
-        model, before = levelled(model, everything, images, also, track=track)
+        model, before = levelled(model, everything, images, also, cache=cache, track=track)
     tensors = tensors_to_calibrate(model, *_plans(model, everything, given))
     concatenated = concatenations(model, everything)
     observed = observe(model, tensors, images, by_channel=concatenated, also=also, cache=cache, track=track)
@@ -233,11 +229,22 @@ def calibrate(
     )
 
 
-def _given(everything: Plan, choices: Mapping[str, Any]) -> Plan:
-    plan = everything.edited(choices)
-    if not plan.quantised:
-        raise OptionError("the plan leaves every convolution in float", fix="export without INT8 (--no-int8)")
-    return plan
+def asked_of(model: onnx.ModelProto, settings: Int8Settings) -> tuple[Plan, Plan | None]:
+    """Everything that may run in INT8, and the plan in the settings where there is one.
+
+    Raises:
+        OptionError: a plan that does not fit the graph, or a scope that it has no layers for.
+    """
+    everything = Plan.of(model)
+    if settings.plan is None:
+        usable_scopes(model, everything, settings.scope)
+        return everything, None
+    given = everything.edited(settings.plan, settings.plan_source)
+    if not given.quantised:
+        raise OptionError(
+            f"{settings.plan_source} leaves every convolution in float", fix="export without INT8 (--no-int8)"
+        )
+    return everything, given
 
 
 def _read_by_head(model: onnx.ModelProto, everything: Plan, observed: Observed) -> dict[str, float]:

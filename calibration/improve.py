@@ -20,6 +20,7 @@ import onnx
 
 from .bias import correct_biases, output_shifts
 from .budget import Budget
+from .cache import ObservationCache
 from .cross_layer import between_convolutions, level_pairs
 from .ladder import Choice
 from .plan import Plan
@@ -37,6 +38,7 @@ def levelled(
     images_bgr_u8: Sequence[npt.NDArray[np.uint8]],
     also: Sequence[str] = (),
     *,
+    cache: ObservationCache | None = None,
     track: Track = untracked,
 ) -> tuple[onnx.ModelProto, dict[str, float]]:
     """A copy of the float graph that computes the same, its activations between convolutions levelled.
@@ -45,12 +47,14 @@ def levelled(
         plan: everything that may run in INT8.
         images_bgr_u8: the calibration frames as network images.
         also: further activations whose largest magnitude is wanted.
+        cache: where what the frames show of the graph is kept.
+        track: wraps frames, for a progress bar.
 
     Returns:
         The copy, and the largest magnitudes of what it levels and of `also` in the graph as it was.
     """
     names = between_convolutions(model, plan)
-    seen = observe(model, [], images_bgr_u8, by_channel=names, also=[*names, *also], track=track)
+    seen = observe(model, [], images_bgr_u8, by_channel=names, also=[*names, *also], cache=cache, track=track)
     return level_pairs(model, plan, seen.channel_largest), seen.largest
 
 

@@ -119,14 +119,22 @@ def choose_plan(
     return Choice(SEARCH, attempts, sensitivity)
 
 
+def check_scope(scope: str) -> None:
+    """OptionError unless there is such a scope."""
+    if scope not in get_args(Scope):
+        raise OptionError(
+            f"unknown INT8 scope {scope!r}",
+            expected="one of " + ", ".join(get_args(Scope)),
+            fix="for example --int8-scope auto",
+        )
+
+
 def usable_scopes(model: onnx.ModelProto, everything: Plan, wanted: Scope) -> list[str]:
     """The scopes to try, in order.
 
     Raises:
-        OptionError: an unknown scope, or one that the network has no layers for.
+        OptionError: a scope that the network has no layers for.
     """
-    if wanted not in get_args(Scope):
-        raise OptionError(f"unknown INT8 scope {wanted!r}", expected="one of " + ", ".join(get_args(Scope)))
     candidates = _ladder(model, everything) if wanted == "auto" else [wanted]
     covered = [everything.only(*SCOPES[name]).quantised for name in candidates]
     kept = [i for i, names in enumerate(covered) if names and (candidates[i] == "all" or names not in covered[i + 1 :])]

@@ -88,39 +88,42 @@ class Plan:
         ]
         Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
-    def edited(self, choices: Mapping[str, Any]) -> Plan:
+    def edited(self, choices: Mapping[str, Any], source: str = "the plan") -> Plan:
         """This plan, of everything that may run in INT8, narrowed to what `choices` says: the way back from `to_dict`.
+
+        Args:
+            source: what errors call the choices.
 
         Raises:
             OptionError: a name that the graph does not have, or one of its convolutions missing; a choice that is
                 none; INT8 for what the rules leave in float.
         """
-        self._check_names(choices)
-        read = {name: _read(name, choice) for name, choice in choices.items() if name != _SKIPS}
+        self._check_names(choices, source)
+        read = {name: _read(name, choice, source) for name, choice in choices.items() if name != _SKIPS}
         left_float, two_term = (
             {name: why for name, (choice, why) in read.items() if choice == wanted} for wanted in (_FLOAT, _TWO_TERM)
         )
         if refused := [name for name in self.left_float if name not in left_float]:
             raise OptionError(
-                f"the plan has {refused[0]} in INT8, which cannot be: {self.left_float[refused[0]]}",
+                f"{source} has {refused[0]} in INT8, which cannot be: {self.left_float[refused[0]]}",
                 fix=f'write {{"float": "…"}} for {", ".join(refused[:_SHOWN])}',
             )
         quantised = tuple(name for name in self.quantised if name not in left_float)
-        return Plan(quantised, left_float, two_term, _read_skips(choices[_SKIPS]))
+        return Plan(quantised, left_float, two_term, _read_skips(choices[_SKIPS], source))
 
-    def _check_names(self, choices: Iterable[str]) -> None:
+    def _check_names(self, choices: Iterable[str], source: str) -> None:
         known = {_SKIPS, *self.quantised, *self.left_float}
         given = set(choices)
         if unknown := sorted(given - known):
             near = get_close_matches(unknown[0], known, n=3) or sorted(known)[:3]
             raise OptionError(
-                f"the plan names {len(unknown)} layers that this network does not have, the first {unknown[0]}",
+                f"{source} names {len(unknown)} layers that this network does not have, the first {unknown[0]}",
                 expected=f"names of its convolutions, such as {', '.join(near)}",
                 fix="take the plan.json that segrd-export wrote for this run, and edit that",
             )
         if missing := sorted(known - given):
             raise OptionError(
-                f"the plan says nothing of {', '.join(missing[:_SHOWN])}"
+                f"{source} says nothing of {', '.join(missing[:_SHOWN])}"
                 + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""),
                 expected="int8, two-term or float for every convolution, int8 or float for the skips",
                 fix='add "NAME": "int8", or "NAME": {"float": "why"}',
@@ -131,18 +134,36 @@ def read_choices(path: str | Path) -> dict[str, Any]:
     """What a plan.json says, for `Plan.edited`.
 
     Raises:
-        OptionError: no such file, or none with a JSON object.
+        OptionError: no such file, or none with a JSON object; a choice that is none. Whether the names are those of a
+            graph only `Plan.edited` can tell.
     """
+    source = named(path)
     try:
         choices = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OptionError(f"the plan {path} cannot be read: {error}", expected="a JSON file") from error
+        raise OptionError(
+            f"{source} cannot be read: {error}", expected="a JSON file", fix="give the plan.json of an export"
+        ) from error
     if not isinstance(choices, dict):
-        raise OptionError(f"the plan {path} holds a {type(choices).__name__}", expected="a JSON object, name → choice")
+        raise OptionError(
+            f"{source} holds a {type(choices).__name__}",
+            expected="a JSON object, name → choice",
+            fix="give the plan.json of an export",
+        )
+    for name, choice in choices.items():
+        if name == _SKIPS:
+            _read_skips(choice, source)
+        else:
+            _read(name, choice, source)
     return choices
 
 
-def _read(name: str, choice: Any) -> tuple[str, str]:
+def named(path: str | Path) -> str:
+    """What errors call the plan of a file."""
+    return f"the plan {path}"
+
+
+def _read(name: str, choice: Any, source: str) -> tuple[str, str]:
     """What a convolution runs in, and why."""
     if choice == _INT8:
         return _INT8, ""
@@ -150,10 +171,10 @@ def _read(name: str, choice: Any) -> tuple[str, str]:
         ((kind, why),) = choice.items()
         if kind in (_TWO_TERM, _FLOAT):
             return kind, str(why)
-    raise OptionError(f"the plan has {choice!r} for {name}", expected='"int8", {"two-term": "why"} or {"float": "why"}')
+    raise OptionError(f"{source} has {choice!r} for {name}", expected='"int8", {"two-term": "why"} or {"float": "why"}')
 
 
-def _read_skips(choice: Any) -> bool:
+def _read_skips(choice: Any, source: str) -> bool:
     if choice not in (_INT8, _FLOAT):
-        raise OptionError(f"the plan has {choice!r} for the skips", expected='"int8" or "float"')
+        raise OptionError(f"{source} has {choice!r} for the skips", expected='"int8" or "float"')
     return bool(choice == _FLOAT)

@@ -205,6 +205,10 @@ def to_ranges(
 def check_method(method: str, percentile: float, known: Sequence[str] = get_args(Method)) -> None:
     """OptionError unless there is such a method, and the percentile can be one."""
     if method not in known:
-        raise OptionError(f"unknown calibration method {method!r}", expected="one of " + ", ".join(known))
+        raise OptionError(
+            f"unknown calibration method {method!r}",
+            expected="one of " + ", ".join(known),
+            fix="for example --calibration percentile",
+        )
     if not 50 < percentile <= 100:
         raise OptionError(f"calibration percentile {percentile}", expected="above 50, at most 100")

@@ -9,7 +9,8 @@ as columns×samples, and H = X Xᵀ, the error that counts is that of the output
     ‖(W − Ŵ) X‖²  =  Σ over outputs of  (w − ŵ) H (w − ŵ)ᵀ
 
 Of every output channel the scale stays, with its largest weight at ±127, and a channel for which the result is worse
-than the nearest steps keeps those. Convolutions know nothing of each other: each is rounded for what it reads in float.
+than the nearest steps keeps those. Convolutions know nothing of each other: each is rounded for what it reads in float,
+and to the same values whichever others are, so that a plan that is given back gives the graph that it came from.
 
 Images make neighbouring columns nearly equal, which is why this brings so much here: on a trained ADPS the errors of
 the outputs fell to between 1 and 40 % in power. What that does to scores and maps: docs/int8.md, "Improving the
@@ -61,11 +62,14 @@ def round_weights(
         images_bgr_u8: calibration frames as network images (h×w×3), at least one.
         track: wraps frames and convolutions, for a progress bar.
     """
-    nodes = {node.name: node for node in read_graph(model).nodes if node.name in names}
+    convolutions = [node for node in read_graph(model).nodes if node.op == "Conv"]
+    nodes = {node.name: node for node in convolutions if node.name in names}
     windows = {name: _Window.of(node) for name, node in nodes.items() if _has_its_own(node)}
+    # What all of them read, `names` or not: ONNX Runtime fuses around outputs, and what it fuses rounds otherwise.
+    exposed = expose(model, list(dict.fromkeys(node.inputs[0].name for node in convolutions)))
     rounded: dict[str, _Values] = {}
     for few in _passes(windows):
-        seen = _together(model, few, images_bgr_u8, track=track)
+        seen = _together(exposed, few, images_bgr_u8, track=track)
         for name in track(list(few), "rounding weights"):
             rounded[name] = _rounded(nodes[name].inputs[1].values, seen.pop(name))
     return rounded
@@ -135,20 +139,21 @@ def _passes(windows: Mapping[str, _Window]) -> Iterator[dict[str, _Window]]:
 
 
 def _together(
-    model: onnx.ModelProto,
+    exposed: onnx.ModelProto,
     windows: Mapping[str, _Window],
     images_bgr_u8: Sequence[npt.NDArray[np.uint8]],
     *,
     track: Track,
 ) -> dict[str, list[_Matrix]]:
-    """Convolution → H of each of its parts."""
+    """Convolution → H of each of its parts. `exposed` has what they read among its outputs."""
     tensors = list(dict.fromkeys(window.tensor for window in windows.values()))
-    session, generator = GraphSession(expose(model, tensors), tensors), np.random.default_rng(0)
+    session = GraphSession(exposed, tensors)
+    generators = {name: np.random.default_rng(0) for name in windows}  # one each: no places depend on who else draws
     sums: dict[str, list[_Matrix]] = {}
     for image in track(images_bgr_u8, "what convolutions read"):
         read = dict(zip(tensors, session.run(image), strict=True))
         for name, window in windows.items():
-            samples = window.samples(read[window.tensor], generator)
+            samples = window.samples(read[window.tensor], generators[name])
             products = [samples[part] @ samples[part].T for part in window.parts]
             sums[name] = [a + b for a, b in zip(sums[name], products, strict=True)] if name in sums else products
     return sums

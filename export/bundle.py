@@ -6,9 +6,9 @@ run ─► core graph ─► deploy graph ─► parity ─► calibration ─�
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import onnx
 
 from segrd_edge.bundle import SUFFIX, write_bundle
 from segrd_edge.calibration.cache import ObservationCache
-from segrd_edge.calibration.calibrate import Calibration
+from segrd_edge.calibration.calibrate import Calibration, asked_of
 from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
 from segrd_edge.calibration.progress import Said, Track, untracked
 from segrd_edge.calibration.settings import DEFAULT_SETTINGS, Int8Settings
@@ -34,10 +34,13 @@ from .deploy import build_deploy_graph
 from .golden import differences, golden_outputs
 from .graphs import ExportGraph, Tune, build_graphs
 from .judge import Judgement, evaluate_graph, judge
+from .limits import MOST_TURNED
 from .onnx import export_core
 from .parity import check_parity
 from .record import GOLDEN_FILE, GraphFacts, build_manifest, graph_file
+from .second_try import SecondTry, for_second_try
 from .target import CPU, Target
+from .verdicts import VerdictChanges
 
 GOLDEN_IMAGES = 4  # half good, half with synthetic defects; every Detector.self_test runs them all
 _GOLDEN_SEED = 1  # apart from the calibration frames
@@ -103,37 +106,36 @@ def export_bundle(
         OptionError: an argument that cannot work.
     """
     out = _checked_name(out)
-    if settings.plan is not None and not int8:
-        raise OptionError("a plan without INT8", expected="INT8: the plan says what runs in it")
+    if not int8:
+        settings.check_without_int8()
     run = run if isinstance(run, Run) else Run.load(run)
     target.check(run.preprocess)
     photographs = _find_photographs(run, data, evaluate)
     if notice := target.notice(run.preprocess, _size_hw(run, photographs)):
         said(notice)
     golden = [frame.image_bgr_u8 for frame in choose_for(run, photographs.train, GOLDEN_IMAGES, stream=_GOLDEN_SEED)]
-    float_graph, parity = _export_float(run, golden, said)
-    graphs, calibration = build_graphs(
-        float_graph,
-        run.preprocess,
-        target,
-        lambda: choose_for(run, photographs.train, settings.frames, track=track),
-        int8=int8,
-        settings=settings,
-        threshold=run.threshold["value"],
-        tune=_tuner(run, photographs, settings.fine_tune_minutes),
-        cache=cache,
-        said=said,
-        track=track,
-    )
+    float_graph, parity = _export_float(run, golden, settings if int8 else None, said)
     synthetic = _paint(run, photographs, said) if evaluate and not photographs.test else []
-    shown = [frame.image_bgr_u8 for frame in calibration.frames] if calibration else []
-    judgements: dict[Precision, Judgement] = {}
-    for precision, graph in graphs.items():  # fp32 first, whose scores of the calibration frames are known
-        reference = judgements.get("fp32")
-        judgement = _judge(run, photographs, synthetic, shown if reference else [], precision, graph, reference, said)
-        if reference is None and calibration:
-            judgement = replace(judgement, shown_scores=[output.score for output in calibration.reference])
-        judgements[precision] = judgement
+    frames = lru_cache(1)(partial(choose_for, run, photographs.train, settings.frames, track=track))
+
+    def make(settings: Int8Settings) -> _Made:
+        graphs, calibration = build_graphs(
+            float_graph,
+            run.preprocess,
+            target,
+            frames,
+            int8=int8,
+            settings=settings,
+            threshold=run.threshold["value"],
+            tune=_tuner(run, photographs, settings.fine_tune_minutes, said),
+            cache=cache,
+            said=said,
+            track=track,
+        )
+        return _Made(graphs, calibration, _judge_all(run, photographs, synthetic, graphs, calibration, said))
+
+    made, second = _with_second_try(make, settings, said)
+    graphs, calibration, judgements = made.graphs, made.calibration, made.judgements
     others = _other_methods(run, photographs.test, synthetic, calibration, said) if calibration and evaluate else {}
     for notice in sorted({j.evaluation.notice for j in judgements.values() if j.evaluation and j.evaluation.notice}):
         said(notice)  # the same for every precision
@@ -143,7 +145,7 @@ def export_bundle(
     # Of fp32 from torch, of the others from fp32.
     parities = {p: parity if p == "fp32" else differences(graphs, expected, p, run.preprocess) for p in graphs}
     facts = {p: GraphFacts(graph, parities[p], judgements[p]) for p, graph in graphs.items()}
-    manifest = build_manifest(run, out.stem, facts, calibration, len(golden), others)
+    manifest = build_manifest(run, out.stem, facts, calibration, len(golden), others, second)
     members = {graph_file(p): graph.model.SerializeToString() for p, graph in graphs.items()}
     write_bundle(out, manifest, {**members, GOLDEN_FILE: npz(expected)})
     return ExportResult(
@@ -167,24 +169,80 @@ def _checked_name(out: str | Path) -> Path:
 
 
 def _export_float(
-    run: Run, golden: Sequence[npt.NDArray[np.uint8]], said: Said
+    run: Run, golden: Sequence[npt.NDArray[np.uint8]], int8: Int8Settings | None, said: Said
 ) -> tuple[onnx.ModelProto, dict[str, float]]:
     """The float32 deploy graph and its parity with torch."""
     said("writing the network as ONNX")
     core = export_core(run.model, run.preprocess.size_hw)
     graph = build_deploy_graph(core, run.preprocess, run.map_spec)
+    if int8 is not None:
+        asked_of(graph, int8)  # a plan or a scope that does not fit is refused now
     said(f"comparing it with torch on {len(golden)} golden images")
     return graph, check_parity(run.model, graph, run.preprocess, run.map_spec, golden)
 
 
-def _tuner(run: Run, photographs: _Photographs, minutes: float) -> Tune | None:
+def _tuner(run: Run, photographs: _Photographs, minutes: float, said: Said) -> Tune | None:
     if minutes == 0:
         return None
     from segrd_edge.training.fit import Budget
 
     from .fine_tune import fine_tune_graph
 
-    return partial(fine_tune_graph, run, photographs.train, Budget(minutes=minutes, clock=run.config.clock))
+    budget = Budget(minutes=minutes, clock=run.config.clock)
+    return partial(fine_tune_graph, run, photographs.train, budget, said=said)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The graphs of one calibration, and how each does."""
+
+    graphs: dict[Precision, ExportGraph]
+    calibration: Calibration | None
+    judgements: dict[Precision, Judgement]
+
+    @property
+    def changes(self) -> VerdictChanges:
+        """Of INT8."""
+        return VerdictChanges.between(self.judgements["fp32"], self.judgements["int8"])
+
+
+def _with_second_try(
+    make: Callable[[Int8Settings], _Made], settings: Int8Settings, said: Said
+) -> tuple[_Made, SecondTry | None]:
+    """What was made by the settings, or by finer ones where those turn too many verdicts and these fewer."""
+    first = make(settings)
+    if first.calibration is None or (again := for_second_try(settings, first.calibration, first.changes)) is None:
+        return first, None
+    limit, turned = again.budget.score_shift, first.changes
+    said(
+        f"INT8 turns {turned.turned} of {turned.frames} verdicts, more than {MOST_TURNED:.0%}: once more, with scores "
+        f"that move by {limit:g} at most"
+    )
+    second = make(again)
+    assert second.calibration is not None
+    found = SecondTry.between(turned, second.changes, second.calibration, limit)
+    said(str(found))
+    return (second if found.is_taken else first), found
+
+
+def _judge_all(
+    run: Run,
+    photographs: _Photographs,
+    synthetic: Sequence[SyntheticFrame],
+    graphs: Mapping[Precision, ExportGraph],
+    calibration: Calibration | None,
+    said: Said,
+) -> dict[Precision, Judgement]:
+    """fp32 first, whose scores of the calibration frames are known."""
+    shown = [frame.image_bgr_u8 for frame in calibration.frames] if calibration else []
+    judgements: dict[Precision, Judgement] = {}
+    for precision, graph in graphs.items():
+        reference = judgements.get("fp32")
+        judgement = _judge(run, photographs, synthetic, shown if reference else [], precision, graph, reference, said)
+        if reference is None and calibration:
+            judgement = replace(judgement, shown_scores=[output.score for output in calibration.reference])
+        judgements[precision] = judgement
+    return judgements
 
 
 def _paint(run: Run, photographs: _Photographs, said: Said) -> list[SyntheticFrame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -21,9 +22,11 @@ from segrd_edge.console import (
     track,
 )
 from segrd_edge.errors import OptionError
+from segrd_edge.files import check_can_write
 
 if TYPE_CHECKING:
     from segrd_edge.benchmarks.budget_export import Held
+    from segrd_edge.benchmarks.budget_run import Settings
     from segrd_edge.training.run import Run
 
     from .bundle import ExportResult
@@ -139,13 +142,28 @@ def command(
             show_default=False,
         ),
     ] = None,
-    report: Annotated[bool, typer.Option("--report/--no-report", help="Write an HTML report beside it.")] = True,
+    budget_frame: Annotated[
+        str | None,
+        typer.Option(
+            help="WIDTHxHEIGHT of the frames of --budget, for example 2448x2048; default is a photograph's.",
+            show_default=False,
+        ),
+    ] = None,
+    budget_threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processor threads that the engine has on the line, for --budget.", show_default=False
+        ),
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write a report beside it, HTML and JSON.")
+    ] = True,
     json: Annotated[bool, json_option] = False,
 ) -> int:
     """Export a trained detector as one deployable file, with INT8 calibration and a report; with --budget, the best of
     several that keeps a time per frame. Exit code 1: nothing keeps it; with --verify, a tensor departs."""
     from segrd_edge.calibration.budget import Budget
-    from segrd_edge.calibration.plan import read_choices
+    from segrd_edge.calibration.plan import named, read_choices
     from segrd_edge.calibration.settings import Int8Settings
     from segrd_edge.training.run import Run
 
@@ -153,12 +171,13 @@ def command(
     from .target import Target
     from .verify import check_verify, verify_and_show
 
-    budget_ms = None if budget is None else parse_duration_ms("--budget", budget)
+    line = _line(budget, budget_frame, budget_threads)
     settings = Int8Settings(
         frames=calibration_images,
         method=cast(Any, calibration),
         scope=cast(Any, int8_scope),
         plan=None if plan is None else read_choices(plan),
+        plan_source="the plan" if plan is None else named(plan),
         budget=Budget(
             score_shift=max_score_shift,
             pairs_turned=max_pairs_turned,
@@ -170,6 +189,8 @@ def command(
         each_block=report,
         fine_tune_minutes=qat_minutes,
     )
+    if not int8:
+        settings.check_without_int8()
     target = Target.choose(engine, None if frame is None else parse_frame_size(frame), batch)
     if lean:
         check_lean(target)
@@ -177,7 +198,8 @@ def command(
         check_verify(target.engine)
     out = _bundle_path(run, out, budget)
     paths = [out] if len(run) == 1 else _candidate_paths(run, out)
-    if budget_ms is not None:
+    check_can_write(out)  # before minutes of calibration
+    if line is not None:
         from segrd_edge.benchmarks.budget_export import check_budget, check_same_images
 
         check_budget(target, min_speedup)
@@ -189,17 +211,17 @@ def command(
         for each, path in zip(runs, paths, strict=True)
     ]
     chosen, result, found = runs[0], results[0], None
-    if budget_ms is not None:
-        held = _hold(runs, results, out, data, budget_ms, as_json=json)
+    if line is not None:
+        held = _hold(runs, results, out, data, line, as_json=json)
         chosen, result, found = held.run, held.result, held.found
         if result.path not in paths:
             _write_plan(result)
     page = result.path.with_suffix(".html") if report else None
     if page is not None:
-        from .report import write_report
+        from .report import json_path, write_report
 
-        console.print(f"writing {page}", markup=False)
-        write_report(page, chosen, result)
+        console.print(f"writing {page} and {json_path(page).name}", markup=False, soft_wrap=True)
+        write_report(page, chosen, result, said=lambda text: console.print(text, markup=False))
     _show(result, as_json=json)
     built = target.is_tensorrt and build_here(result.path, target, lean=lean, as_json=json)
     verdicts = verify_and_show(result.path, target.engine, as_json=json) if verify else []
@@ -226,6 +248,18 @@ def _export(run: Run, path: Path, **options: Any) -> ExportResult:
     )
     _write_plan(result)
     return result
+
+
+def _line(budget: str | None, frame: str | None, threads: int | None) -> Settings | None:
+    """What the line asks for: a time per frame, its frames, and what of the processor the engine has."""
+    if budget is None:
+        if (frame, threads) != (None, None):
+            raise OptionError("--budget-frame or --budget-threads without --budget", expected="--budget beside it")
+        return None
+    from segrd_edge.benchmarks.budget_run import Settings
+
+    frame_hw = None if frame is None else parse_frame_size(frame, "--budget-frame")
+    return Settings(parse_duration_ms("--budget", budget), frame_hw, threads=threads)
 
 
 def _bundle_path(runs: Sequence[Path], out: Path | None, budget: str | None) -> Path:
@@ -259,24 +293,18 @@ def _write_plan(result: ExportResult) -> None:
 
 
 def _hold(
-    runs: Sequence[Run],
-    results: Sequence[ExportResult],
-    out: Path,
-    data: Path | None,
-    budget_ms: float,
-    *,
-    as_json: bool,
+    runs: Sequence[Run], results: Sequence[ExportResult], out: Path, data: Path | None, line: Settings, *, as_json: bool
 ) -> Held:
-    """The export that the budget chooses, timed with frames of the size of a photograph."""
+    """The export that the budget chooses; without a size of frames, they are as large as a photograph."""
     from segrd_edge.benchmarks.budget_cli import show
     from segrd_edge.benchmarks.budget_export import hold_budget
-    from segrd_edge.benchmarks.budget_run import Settings
     from segrd_edge.frames import read_frame
 
-    console.print(f"measuring against {budget_ms:g} ms", markup=False)
-    photograph = read_frame(runs[0].photo_paths("held_out", data)[0], value_range=runs[0].preprocess.value_range)
-    settings = Settings(budget_ms, frame_hw=(photograph.shape[0], photograph.shape[1]))
-    held = hold_budget(runs, results, out, settings, lambda line: console.print(line, markup=False))
+    console.print(f"measuring against {line.budget_ms:g} ms", markup=False)
+    if line.frame_hw is None:
+        photograph = read_frame(runs[0].photo_paths("held_out", data)[0], value_range=runs[0].preprocess.value_range)
+        line = replace(line, frame_hw=(photograph.shape[0], photograph.shape[1]))
+    held = hold_budget(runs, results, out, line, lambda text: console.print(text, markup=False))
     show(held.answer, held.found, as_json=as_json)
     for sentence in held.sentences:
         console.print(sentence, style="" if held.holds else "yellow", markup=False, soft_wrap=True)
@@ -318,9 +346,12 @@ def _other_verdicts(changes: dict[str, Any] | None) -> str:
 
 
 def _as_json(result: ExportResult, page: Path | None, verdicts: Sequence[Verdict], *, built: bool) -> dict[str, Any]:
+    from .report import json_path
+
     return {
         "bundle": str(result.path),
         "report": str(page) if page else None,
+        "report_json": str(json_path(page)) if page else None,
         "int8": result.calibration.decision if result.calibration else None,
         "int8_share": result.calibration.int8_share if result.calibration else None,
         "sensitivity": [found.to_dict() for found in result.calibration.sensitivity] if result.calibration else [],

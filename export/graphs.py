@@ -100,16 +100,18 @@ def build_graphs(
             frames=chosen,
             threshold=threshold,
             also=also,
+            compare_methods=True,
             cache=cache,
             said=said,
             track=track,
         )
-        calibration = on_frames(float_graph, settings=settings, compare_methods=True)
+        calibration = on_frames(float_graph, settings=settings)
         said(calibration.decision)
         if tune is not None:
             said("fine-tuning for INT8")
             tuned = tune(calibration.model)
-            same_plan = replace(settings, scope="auto", plan=calibration.plan.to_dict())
+            # What each block does alone was found before, and `nearer` keeps it.
+            same_plan = replace(settings, scope="auto", plan=calibration.plan.to_dict(), each_block=False)
             other = on_frames(tuned.graph, settings=same_plan, reference=calibration.reference)
             calibration = nearer(calibration, other, tuned.minutes, tuned.steps)
             said(str(calibration.fine_tuning))

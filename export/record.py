@@ -18,6 +18,7 @@ from segrd_edge.training.run import Run
 
 from .graphs import ExportGraph
 from .judge import Judgement
+from .second_try import SecondTry
 from .verdicts import VerdictChanges
 
 GOLDEN_FILE = "golden.npz"
@@ -46,11 +47,13 @@ def build_manifest(
     calibration: Calibration | None,
     golden_count: int,
     other_methods: Mapping[str, Evaluation],
+    second_try: SecondTry | None = None,
 ) -> Manifest:
     """The manifest of a bundle with these graphs; on a processor INT8 is the default where it keeps to its budget.
 
     Args:
         other_methods: how the plan would do with scales found in other ways.
+        second_try: of the calibration, where there was one.
     """
     default = "int8" if calibration is not None and calibration.is_safe and calibration.is_fast else "fp32"
     fields: dict[str, Any] = {
@@ -63,7 +66,7 @@ def build_manifest(
         "map_spec": run.map_spec.to_dict(),
         "graphs": {precision: _graph(precision, facts, graphs["fp32"]) for precision, facts in graphs.items()},
         "default_precision": default,
-        "calibration": None if calibration is None else _calibration(run, calibration, other_methods),
+        "calibration": None if calibration is None else _calibration(run, calibration, other_methods, second_try),
         "golden": {"file": GOLDEN_FILE, "count": golden_count},
     }
     return Manifest.model_validate(fields)
@@ -116,7 +119,9 @@ def _graph(precision: Precision, facts: GraphFacts, fp32: GraphFacts) -> dict[st
     }
 
 
-def _calibration(run: Run, calibration: Calibration, other_methods: Mapping[str, Evaluation]) -> dict[str, Any]:
+def _calibration(
+    run: Run, calibration: Calibration, other_methods: Mapping[str, Evaluation], second_try: SecondTry | None
+) -> dict[str, Any]:
     recorded = {entry["sha256"]: entry["file"] for entry in run.data["train"]}
     return {
         "method": calibration.ranges.method,
@@ -137,6 +142,7 @@ def _calibration(run: Run, calibration: Calibration, other_methods: Mapping[str,
         "speedup": calibration.speedup,
         "improved": calibration.improved,
         "fine_tuning": None if calibration.fine_tuning is None else calibration.fine_tuning.to_dict(),
+        "second_try": None if second_try is None else second_try.to_dict(),
         "sensitivity": [found.to_dict() for found in calibration.sensitivity],
         "frames": [
             {

@@ -7,7 +7,8 @@ Taking turns, a busy moment of the machine hits all of them alike. TensorRT's en
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -17,6 +18,7 @@ from segrd_edge import engines
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
 from segrd_edge.errors import EngineError
+from segrd_edge.manifest import Manifest
 
 ROUNDS = 15
 _WARM_UP = 2
@@ -35,13 +37,27 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class NotMeasured:
+    """An engine and precision that could not be had."""
+
+    engine: str
+    precision: str
+    why: str
+
+
+@dataclass(frozen=True)
 class LatencyTable:
     """All of them, and what could not be measured."""
 
     rows: list[Latency]
-    failures: list[str]
+    failures: list[NotMeasured]
     frame_hw: tuple[int, int]
     rounds: int
+    automatic: Mapping[str, str] = field(default_factory=dict)  # engine → what precision="auto" is in it
+
+    def median_ms(self, engine: str, precision: str) -> float | None:
+        """None of what was not measured."""
+        return next((row.median_ms for row in self.rows if (row.engine, row.precision) == (engine, precision)), None)
 
 
 def measure_latency(bundle: Bundle, frame_bgr_u8: npt.NDArray[np.uint8], rounds: int = ROUNDS) -> LatencyTable:
@@ -66,20 +82,28 @@ def measure_latency(bundle: Bundle, frame_bgr_u8: npt.NDArray[np.uint8], rounds:
             detector.close()
     rows = [_summarise(engine, precision, measured) for (engine, precision), measured in timings.items()]
     done = max((len(measured) for measured in timings.values()), default=0)
-    return LatencyTable(rows, failures, (frame_bgr_u8.shape[0], frame_bgr_u8.shape[1]), done)
+    automatic = {row.engine: _automatic(row.engine, bundle.manifest) for row in rows}
+    return LatencyTable(rows, failures, (frame_bgr_u8.shape[0], frame_bgr_u8.shape[1]), done, automatic)
 
 
-def _load_all(bundle: Bundle) -> tuple[list[Detector], list[str]]:
-    """A detector per engine and precision, and a sentence for each that cannot be had."""
+def _automatic(engine: str, manifest: Manifest) -> str:
+    """The precision that an engine of the processor takes by itself, as `Engine.open` does."""
+    default = manifest.default_precision
+    is_slow = default in ("int8", "mixed") and not engines.engine_class(engine).int8_is_faster(manifest)
+    return "fp32" if is_slow and "fp32" in manifest.graphs else default
+
+
+def _load_all(bundle: Bundle) -> tuple[list[Detector], list[NotMeasured]]:
+    """A detector per engine and precision, and why others cannot be had."""
     detectors: list[Detector] = []
-    failures: list[str] = []
+    failures: list[NotMeasured] = []
     for engine, precision in itertools.product(engines.processor_engines(), bundle.manifest.graphs):
         if precision not in engines.engine_class(engine).precisions:
             continue
         try:
             detectors.append(Detector(bundle, engine=engine, precision=precision))
         except EngineError as error:
-            failures.append(f"{engine} at {precision}: {error.what}")
+            failures.append(NotMeasured(engine, precision, error.what))
     return detectors, failures
 
 

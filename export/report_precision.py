@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.calibrate import Calibration
 from segrd_edge.calibration.sensitivity import FRAMES as SENSITIVITY_FRAMES
-from segrd_edge.manifest import CalibrationRecord, GraphRecord, LatencyRecord, Manifest, NodeReason, Precision
+from segrd_edge.manifest import (
+    CalibrationRecord,
+    GraphRecord,
+    Manifest,
+    NodeReason,
+    Precision,
+    SensitivityRecord,
+)
 from segrd_edge.training.evaluate import Evaluation
 
 from . import charts
 from .limits import MOST_TURNED
 from .record import METHOD_METRICS
 from .report_facts import change, compare, module_totals
+from .report_int8 import finer, second_try, why_default
 from .report_latency import LatencyTable
+from .report_plans import PlanTried, metrics_of
 from .report_text import UNKNOWN, megabytes, number, percent, plural, signed, size
 
 _REFERENCE: Precision = "fp32"
+_FORMS = {"int8": "INT8", "two-term": "INT8 in two terms", "float": "float"}
 _DRIFT = (
     *("score_mean", "score_max", "map_cosine_mean", "map_cosine_min"),
     *("pairs_turned", "flip_rate", "image_auroc_drop", "pixel_ap_drop"),
@@ -32,54 +42,37 @@ def precision_section(
     evaluations: Mapping[str, Evaluation],
     graph_bytes: Mapping[Any, int],
     latency: LatencyTable,
+    plans: Sequence[PlanTried] = (),
 ) -> dict[str, Any]:
     """Is INT8 safe for this part? A row per precision, the scores of each against fp32's, and how INT8 came about."""
     others = [name for name in manifest.graphs if name != _REFERENCE]
     engines = list(dict.fromkeys(row.engine for row in latency.rows))
     return {
-        "headline": _headline(manifest, calibration),
+        "headline": why_default(manifest, calibration),
         "engines": engines,
         "rows": [
-            _row(name, manifest, evaluations, graph_bytes[name], [_median_ms(latency, e, name) for e in engines])
+            _row(
+                name, manifest, evaluations, graph_bytes[name], [latency.median_ms(engine, name) for engine in engines]
+            )
             for name in manifest.graphs
         ],
         "above_all": manifest.graphs[_REFERENCE].threshold.is_above_all,
         "agreement": [_agreement(manifest, evaluations, name) for name in others if name in evaluations],
-        "int8": _calibration(manifest.calibration, calibration, evaluations) if manifest.calibration else None,
+        "int8": _calibration(manifest.calibration, calibration, evaluations, plans) if manifest.calibration else None,
         "float16": _float16(manifest),
+        "not_exported": list(not_exported(manifest).values()),
     }
 
 
-def _headline(manifest: Manifest, calibration: Calibration | None) -> str:
-    """Whether INT8 is what a processor runs, and why."""
-    if manifest.calibration is None:
-        return ""
-    chosen = manifest.default_precision == "int8"
-    answer = "INT8 is the default on a processor" if chosen else "INT8 is in the bundle, but fp32 stays the default"
-    if calibration is None:
-        return f"{answer}."
-    if chosen:
-        share = percent(calibration.int8_share)
-        return f"{answer}: with {share} of the work in it, the results keep within the limits ({calibration.budget})."
-    if breaches := calibration.budget.breaches(calibration.drift):
-        return f"{answer}: {'; '.join(breaches)}."
-    if calibration.is_fast and manifest.latency is not None:
-        return f"{answer}: {_by_budget(manifest.latency)}."
-    source = "by its work" if calibration.speedup is None else "measured"
-    speed = f"{source} {calibration.reached_speedup:.2f} times as fast as fp32"
-    return f"{answer}: it is {speed}, and {calibration.budget.speedup:g} times was asked for."
-
-
-def _by_budget(latency: LatencyRecord) -> str:
-    """Why fp32 is the default of a bundle with a budget, as `benchmarks.budget` chooses."""
-    limit = f"the budget of {latency.budget_ms:g} ms"
-    if any(name not in latency.p99_ms for name in ("fp32", "int8")):
-        return f"against {limit} only {' and '.join(latency.p99_ms)} could be timed here"
-    if latency.p99_ms["int8"] > latency.budget_ms:
-        return f"it takes {latency.p99_ms['int8']:.1f} ms at p99 here, and {limit} is kept by fp32"
-    if latency.p99_ms["fp32"] <= latency.p99_ms["int8"]:
-        return f"fp32 keeps {limit}, and is not slower here"
-    return f"fp32 keeps {limit} as well, and is more accurate on the images that the metrics come from"
+def not_exported(manifest: Manifest) -> dict[str, str]:
+    """Why a precision that somebody may look for is not in the bundle."""
+    if "fp16" in manifest.graphs:
+        return {}
+    mixed = " and mixed" if "int8" in manifest.graphs else ""
+    return {
+        "fp16": "There is no fp16 here: the engines of a processor compute float16 as float32, so that it would gain "
+        f"nothing. segrd-export --engine tensorrt adds fp16{mixed}, for a GPU."
+    }
 
 
 def _row(
@@ -105,11 +98,7 @@ def _metric(metric: str, name: str, evaluations: Mapping[str, Evaluation]) -> tu
     values = {other: getattr(found.metrics, metric) for other, found in evaluations.items()}
     if name not in values:
         return UNKNOWN, ""
-    return number(values[name]), "" if name == _REFERENCE else signed(change(values[_REFERENCE], values[name]), 3)
-
-
-def _median_ms(latency: LatencyTable, engine: str, precision: str) -> float | None:
-    return next((row.median_ms for row in latency.rows if (row.engine, row.precision) == (engine, precision)), None)
+    return number(values[name]), "" if name == _REFERENCE else signed(change(values[_REFERENCE], values[name]))
 
 
 def _agreement(manifest: Manifest, evaluations: Mapping[str, Evaluation], name: Precision) -> dict[str, Any]:
@@ -137,6 +126,7 @@ def _agreement(manifest: Manifest, evaluations: Mapping[str, Evaluation], name: 
         "near": f"{name} moves these scores by {number(difference.score_mean)} on average. {plural(near, 'image')} of "
         f"{turned.total} {'lies' if near == 1 else 'lie'} no farther than that from fp32's threshold, and "
         f"{turned.count} {'has' if turned.count == 1 else 'have'} another verdict."
+        + (second_try(manifest) if name == "int8" else "")
         + _advice(manifest, name, turned.rate or 0),
     }
 
@@ -146,14 +136,14 @@ def _advice(manifest: Manifest, name: Precision, share: float) -> str:
     drift = manifest.graphs[name].drift
     if name != "int8" or drift is None or share <= MOST_TURNED:
         return ""
-    return (
-        f" For fewer, add --max-score-shift {drift['score_mean'] / 2:.1g} to the command that made this bundle: half "
-        "of what INT8 moves the calibration frames' scores by now, for some of its speed."
-    )
+    return f" For fewer, {finer(manifest)}"
 
 
 def _calibration(
-    record: CalibrationRecord, calibration: Calibration | None, evaluations: Mapping[str, Evaluation]
+    record: CalibrationRecord,
+    calibration: Calibration | None,
+    evaluations: Mapping[str, Evaluation],
+    plans: Sequence[PlanTried] = (),
 ) -> dict[str, Any]:
     """Frames by kind, method, convolutions per part of the network, what stays float and why, and the scopes tried."""
     kinds = [frame.kind for frame in record.frames]
@@ -173,7 +163,7 @@ def _calibration(
         "reasons": _by_reason(record.left_float),
         "two_terms": _two_terms(record),
         "two_term_reasons": _by_reason(record.two_term),
-        "trials": _trials(calibration) if calibration else [],
+        "trials": [_trial(plan) for plan in plans],
         "limits": str(Budget(**record.budget)),
         "methods": _methods(record, calibration, evaluations),
         "sensitivity": _sensitivity(record),
@@ -241,31 +231,37 @@ def _float16_row(name: str, graph: GraphRecord) -> dict[str, Any]:
     }
 
 
-def _trials(calibration: Calibration) -> list[dict[str, Any]]:
-    return [
-        {
-            "scope": scope, "outcome": _outcome(calibration, scope),
-            "figures": _drift_figures(drift.to_dict()),
-        }
-        for scope, drift in calibration.trials.items()
-    ]  # fmt: skip
+def _trial(plan: PlanTried) -> dict[str, Any]:
+    return {
+        "scope": plan.scope,
+        "outcome": f"{_outcome(plan)}, {percent(plan.int8_share)} of the work",
+        "figures": _drift_figures(plan.drift),
+        "metrics": _metric_figures(plan.metrics or {}),
+    }
 
 
-def _outcome(calibration: Calibration, scope: str) -> str:
-    if scope == calibration.scope:
-        return "exported" if calibration.is_safe else "exported, and moved too far"
-    return "kept, with less in INT8" if calibration.budget.allows(calibration.trials[scope]) else "moved too far"
+def _outcome(plan: PlanTried) -> str:
+    if plan.is_exported:
+        return "exported" if plan.is_within_limits else "exported, and moved too far"
+    return "kept, with less in INT8" if plan.is_within_limits else "moved too far"
 
 
 def _drift_figures(drift: Mapping[str, float]) -> list[str]:
     return [number(drift.get(name)) for name in _DRIFT]
 
 
-def _method_metrics(method: str, record: CalibrationRecord, evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """Image AUROC, pixel AP and AU-PRO; of what was exported they are the INT8 graph's own."""
+def _metric_figures(metrics: Mapping[str, float | None]) -> list[str]:
+    """Image AUROC, pixel AP and AU-PRO."""
+    return [number(metrics.get(name)) for name in METHOD_METRICS]
+
+
+def method_metrics(
+    method: str, record: CalibrationRecord, evaluations: Mapping[str, Evaluation]
+) -> Mapping[str, float | None]:
+    """Of the plan with scales by a method; of what was exported they are the INT8 graph's own."""
     if method == record.method and "int8" in evaluations:
-        return [number(getattr(evaluations["int8"].metrics, name)) for name in METHOD_METRICS]
-    return [number(record.metrics_by_method.get(method, {}).get(name)) for name in METHOD_METRICS]
+        return metrics_of(evaluations["int8"])
+    return record.metrics_by_method.get(method, {})
 
 
 def _methods(
@@ -275,7 +271,7 @@ def _methods(
     better = None if calibration is None else calibration.better_method
     return {
         "rows": [
-            (method, _drift_figures(drift), _method_metrics(method, record, evaluations))
+            (method, _drift_figures(drift), _metric_figures(method_metrics(method, record, evaluations)))
             for method, drift in record.drift_by_method.items()
         ],
         "advice": ""
@@ -289,16 +285,14 @@ def _sensitivity(record: CalibrationRecord) -> dict[str, Any] | None:
     """Of every block alone in INT8: a bar, how far it moves the scores, and a row with all that it does."""
     if not record.sensitivity:
         return None
-    int8, total = set(record.quantised), sum(block.macs for block in record.sensitivity)
-    twice = {entry.node for entry in record.two_term}
+    total = sum(block.macs for block in record.sensitivity)
     groups: dict[str, list[charts.Bar]] = {}
     rows: list[tuple[str, str, list[str]]] = []
     for block in record.sensitivity:
-        value, share = block.drift["score_mean"], percent(block.macs / total)
-        tone = "int8" if int8.issuperset(block.nodes) else "fp32"
-        runs_in = "float" if tone == "fp32" else "INT8 in two terms" if twice.issuperset(block.nodes) else "INT8"
-        note = f"{number(value)}, {share} of the work, {runs_in}"
-        rows.append((block.block, runs_in, _drift_figures(block.drift)))
+        value, share, form = block.drift["score_mean"], percent(block.macs / total), form_of(block, record)
+        tone = "fp32" if form == "float" else "int8"
+        note = f"{number(value)}, {share} of the work, {_FORMS[form]}"
+        rows.append((block.block, _FORMS[form], _drift_figures(block.drift)))
         module, _, rest = block.block.partition(".")
         groups.setdefault(module, []).append(charts.Bar(rest or module, value, value, note, f"bar-{tone}"))
     return {
@@ -306,6 +300,13 @@ def _sensitivity(record: CalibrationRecord) -> dict[str, Any] | None:
         "rows": rows,
         "frames": min(SENSITIVITY_FRAMES, len(record.frames)),
     }
+
+
+def form_of(block: SensitivityRecord, record: CalibrationRecord) -> str:
+    """What a block runs in, by the plan's words: "int8", "two-term" or "float"."""
+    if not set(record.quantised).issuperset(block.nodes):
+        return "float"
+    return "two-term" if {entry.node for entry in record.two_term}.issuperset(block.nodes) else "int8"
 
 
 def _weights(record: CalibrationRecord) -> list[str]:

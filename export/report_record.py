@@ -26,6 +26,7 @@ from .target import Target
 if TYPE_CHECKING:
     from .bundle import ExportResult
 
+SLOWER = 1.05  # times fp32's median from which INT8 counts as slower: less is the machine's doing
 _PACKAGES = ("segrd-edge", "numpy", "opencv-python-headless", "torch", "onnx", "onnxruntime", "openvino")
 _DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
 
@@ -108,6 +109,9 @@ def _export_options(result: ExportResult) -> Iterable[str]:
     yield from result.settings.command_options(shlex.quote(str(result.plan_path)))
     if result.manifest.latency is not None:
         yield f"--budget {result.manifest.latency.budget_ms:g}ms"
+        yield "--budget-frame {1}x{0}".format(*result.manifest.latency.frame_hw)
+        if result.manifest.latency.threads is not None:
+            yield f"--budget-threads {result.manifest.latency.threads}"
     yield from _target_options(result.target)
 
 
@@ -169,9 +173,10 @@ def budget_sentence(latency: LatencyRecord) -> str:
         for name, ms in latency.p99_ms.items()
     )
     height, width = latency.frame_hw
+    threads = "" if latency.threads is None else f", {plural(latency.threads, 'thread')}"
     return (
-        f"Against a budget of {latency.budget_ms:g} ms at p99, frames of {width}×{height}, {latency.samples} samples "
-        f"each: {figures}."
+        f"Against a budget of {latency.budget_ms:g} ms at p99, frames of {width}×{height}{threads}, {latency.samples} "
+        f"samples each: {figures}."
     )
 
 
@@ -184,6 +189,23 @@ def latency_sentences(table: LatencyTable) -> list[str]:
     return [
         f"Fastest here: {best.engine} at {best.precision}, {best.median_ms:.1f} ms from frame to inspection "
         f"({stages}).",
+        *_slow_int8(table),
         f"An impression from {plural(table.rounds, 'interleaved round')} while this report was written, with whatever "
         "else the machine was doing. The measurement is segrd-bench.",
     ]
+
+
+def _slow_int8(table: LatencyTable) -> Iterable[str]:
+    """A sentence for each engine that takes longer with INT8 than with fp32, and what it runs by itself."""
+    for engine, automatic in table.automatic.items():
+        int8, fp32 = (table.median_ms(engine, precision) for precision in ("int8", "fp32"))
+        if int8 is None or fp32 is None or int8 <= SLOWER * fp32:
+            continue
+        measured = f"In {engine}, INT8 takes {int8:.1f} ms here and fp32 {fp32:.1f} ms"
+        if automatic == "fp32":
+            yield f'{measured}; precision="auto" takes fp32 there.'
+        else:
+            yield (
+                f'{measured}. precision="auto" takes {automatic} there all the same: it goes by the processor, not by '
+                'this impression. If segrd-bench finds the same, open the bundle with precision="fp32".'
+            )

@@ -13,7 +13,7 @@ from segrd_edge.training.metrics import Metrics
 from segrd_edge.training.run import Run
 
 from . import charts
-from .limits import LOSS_LIMITS
+from .limits import MOST_LOST
 from .report_facts import Errors, Share, answer, change, choose_cases, compare, count_errors, score_groups
 from .report_pictures import case_pictures, frame_sizes_hw
 from .report_text import (
@@ -312,10 +312,10 @@ def _metrics_of(evaluation: Evaluation, kind: str | None) -> Metrics:
 def _metric_cell(name: str, metrics: Metrics, reference: Metrics | None) -> dict[str, Any]:
     value = getattr(metrics, name)
     difference = change(getattr(reference, name), value) if reference else None
-    lost = difference is not None and name in LOSS_LIMITS and difference < -LOSS_LIMITS[name]
+    lost = difference is not None and name in MOST_LOST and difference < -MOST_LOST[name]
     return {
         "value": number(value),
-        "difference": signed(difference, 3) if reference and value is not None else "",
+        "difference": signed(difference) if reference and value is not None else "",
         "lost": lost,
     }
 

@@ -148,7 +148,7 @@ def error_sentences(errors: Errors, budget: float, *, fresh_good: bool) -> list[
 def difference_sentence(precision: str, difference: Difference, *, synthetic: bool) -> str:
     verdicts = difference.verdicts
     change = (
-        "Both precisions give the same verdict on all"
+        f"{precision} and fp32 give the same verdict on all"
         if verdicts.count == 0
         else f"{precision} and fp32 disagree on {verdicts.count} of"
     )

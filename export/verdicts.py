@@ -30,6 +30,15 @@ class VerdictChanges:
         test = _differ(reference, next(scores), other, next(scores))
         return cls(int(held_out.sum()), len(held_out), int(test.sum()), len(test), reference.evaluation.source)
 
+    @property
+    def turned(self) -> int:
+        """Verdicts of all frames."""
+        return self.held_out + (self.test or 0)
+
+    @property
+    def frames(self) -> int:
+        return self.held_out_frames + (self.test_frames or 0)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

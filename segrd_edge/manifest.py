@@ -179,6 +179,18 @@ class FineTuningRecord(Record):
     is_taken: bool = Field(description="whether the bundle's INT8 graph is the one with it")
 
 
+class SecondTryRecord(Record):
+    """A second calibration, because the first one turned too many verdicts; see export.second_try."""
+
+    score_shift: float = Field(ge=0, description="mean |Δscore| that it was allowed")
+    frames: Count = Field(description="held-out and test images")
+    turned_before: Count = Field(description="verdicts of these that the first one turned")
+    turned: Count = Field(description="and the second")
+    speedup: float = Field(gt=0, description="fp32's time over the second's, by its work")
+    is_safe: bool = Field(description="whether the second keeps to all limits")
+    is_taken: bool = Field(description="whether the bundle's INT8 graph is the second")
+
+
 class CalibrationRecord(Record):
     method: str = Field(description="how ranges became scales, for example percentile")
     percentile: float | None = Field(default=None, gt=0, le=100)
@@ -214,6 +226,7 @@ class CalibrationRecord(Record):
     )
     improved: list[str] = Field(default=[], description="what was done to the weights: rounding, levels, bias")
     fine_tuning: FineTuningRecord | None = Field(default=None, description="where one was asked for")
+    second_try: SecondTryRecord | None = Field(default=None, description="where the first one turned too many verdicts")
     frames: list[CalibrationFrame]
     quantised: list[str] = Field(description="nodes that run in INT8")
     two_term: list[NodeReason] = Field(
@@ -237,6 +250,7 @@ class LatencyRecord(Record):
 
     budget_ms: float = Field(gt=0, description="from a frame's bytes to the verdict, at p99")
     frame_hw: tuple[Size, Size] = Field(description="height and width of the frame")
+    threads: int | None = Field(ge=1, description="processor threads of the engine; None: its own choice")
     engines: dict[Precision, str] = Field(description="the fastest here for each precision, with its version")
     machine: str
     samples: Count = Field(description="inspections with each precision")

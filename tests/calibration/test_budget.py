@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from segrd_edge.calibration.budget import Budget, estimated_speedup
@@ -56,12 +58,30 @@ def test_what_is_within_all_limits_goes_before_what_takes_less_of_the_budget() -
     assert sorted([beyond, worse, within], key=budget.rank) == [within, beyond, worse]
 
 
+@pytest.mark.parametrize("value", [-0.1, 101, math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
-    "limits", [{"score_shift": -0.1}, {"pairs_turned": 2}, {"ap_drop": 1.5}, {"flip_rate": 2}, {"speedup": 0.5}]
+    ("name", "option", "bounds"),
+    [
+        ("score_shift", "--max-score-shift", "0 to 1"),
+        ("pairs_turned", "--max-pairs-turned", "0 to 1"),
+        ("ap_drop", "--max-ap-drop", "0 to 1"),
+        ("flip_rate", "--max-flip-rate", "0 to 1"),
+        ("speedup", "--min-speedup", "1 to 100"),
+    ],
 )
-def test_limits_that_cannot_be(limits: dict[str, float]) -> None:
-    with pytest.raises(OptionError, match=f"INT8 budget: {next(iter(limits))}"):
-        Budget(**limits)
+def test_limits_that_cannot_be(name: str, option: str, bounds: str, value: float) -> None:
+    with pytest.raises(OptionError) as caught:
+        Budget(**{name: value})
+    assert (caught.value.what, caught.value.expected) == (
+        f"{option} {value:g} (Budget.{name})", f"a number from {bounds}",
+    )  # fmt: skip
+    assert caught.value.fix.startswith(f"for example {option} ")
+
+
+@pytest.mark.parametrize("value", [1.01, math.nan])
+def test_the_limit_that_has_no_option(value: float) -> None:
+    with pytest.raises(OptionError, match=rf"^Budget\.map_cosine {value:g}\n(.*\n)fix: .* Budget\.map_cosine = 0\.99$"):
+        Budget(map_cosine=value)
 
 
 def test_speedup_by_work() -> None:

@@ -98,10 +98,18 @@ def test_a_plan_of_another_network_or_half_a_plan(model: onnx.ModelProto) -> Non
         everything.edited({})
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "cannot be read"), ("[1]", "holds a list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[1]", "holds a list"),
+        ('{"stem": "int4"}', "has 'int4' for stem"),
+        ('{"stem": "int8", "skips": {"float": ""}}', "has {'float': ''} for the skips"),
+    ],
+)
 def test_a_file_that_is_no_plan(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(OptionError, match=f"plan.json {message}"):
         read_choices(tmp_path / "plan.json")
     with pytest.raises(OptionError, match="cannot be read"):
         read_choices(tmp_path / "elsewhere.json")

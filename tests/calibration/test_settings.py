@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import replace
 from typing import Any
@@ -23,8 +24,14 @@ from segrd_edge.errors import OptionError
         ({"percentile": 40}, "calibration percentile 40"),
         ({"plan": {}, "scope": "all"}, "a plan beside a scope"),
         ({"improve": ("weights",)}, "unknown INT8 improvement 'weights'"),
-        ({"fine_tune_minutes": -1.0}, "fine-tuning for INT8 for -1 minutes"),
-        ({"fine_tune_minutes": 2.0, "improve": ("levels",)}, "for 2 minutes with levels"),
+        ({"scope": "some"}, "unknown INT8 scope 'some'"),
+        ({"fine_tune_minutes": -1.0}, "--qat-minutes -1 "),
+        (
+            {"fine_tune_minutes": math.nan},
+            r"--qat-minutes nan \(.*minutes\)\nexpected: a number of minutes.*\nfix: .* 10",
+        ),
+        ({"fine_tune_minutes": math.inf}, "--qat-minutes inf "),
+        ({"fine_tune_minutes": 2.0, "improve": ("levels",)}, "--qat-minutes 2 with levels"),
     ],
 )
 def test_what_cannot_work_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -64,3 +71,23 @@ def test_the_command_says_the_same(settings: Int8Settings, monkeypatch: pytest.M
 
 def test_a_plan_is_named_by_its_file() -> None:
     assert list(Int8Settings(plan={"stem": "int8"}).command_options("part.plan.json")) == ["--plan part.plan.json"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"method": "auto", "fine_tune_minutes": 3.0}, "--calibration, --qat-minutes"),
+        ({"scope": "head"}, "--int8-scope"),
+        ({"plan": {"stem": "int8"}}, "--plan"),
+        ({"improve": ()}, "--int8-improve"),
+        ({"budget": Budget(score_shift=0.02, pairs_turned=0)}, "--max-score-shift, --max-pairs-turned"),
+        ({"budget": Budget(ap_drop=0, flip_rate=0, speedup=3)}, "--max-ap-drop, --max-flip-rate, --min-speedup"),
+    ],
+)
+def test_what_an_export_without_int8_would_ignore_is_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(OptionError, match=f"^{named} without INT8\n"):
+        Int8Settings(**settings).check_without_int8()
+
+
+def test_float16_has_its_frames_without_int8() -> None:
+    Int8Settings(frames=128, each_block=True).check_without_int8()

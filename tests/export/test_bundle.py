@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,8 +27,10 @@ from segrd_edge.detector import Detector
 from segrd_edge.engines import create
 from segrd_edge.errors import ExportError, OptionError, TrainingError
 from segrd_edge.export import bundle as station
+from segrd_edge.export import fine_tune
 from segrd_edge.export.build import build_here
 from segrd_edge.export.bundle import ExportResult, export_bundle
+from segrd_edge.export.report_plans import measure_plans, metrics_of
 from segrd_edge.export.target import Target
 from segrd_edge.frames import read_frame
 from segrd_edge.preprocess import Preprocess
@@ -108,6 +111,14 @@ def test_the_same_plan_is_scored_with_other_scales(result: ExportResult) -> None
     assert list(found) == ["max", "entropy", "mse"]
     assert all(0 <= metrics["image_auroc"] <= 1 for metrics in found.values() if metrics["image_auroc"] is not None)
     assert all(set(metrics) == {"image_auroc", "pixel_ap", "aupro"} for metrics in found.values())
+
+
+def test_a_plan_that_was_tried_is_scored_as_the_one_in_the_bundle(run: Run, result: ExportResult) -> None:
+    assert result.calibration is not None
+    choice = result.calibration.choice
+    twins = replace(choice, attempts={"twin": choice.taken, **choice.attempts})
+    int8 = result.evaluations["int8"]
+    assert measure_plans(run, replace(result.calibration, choice=twins), int8) == {"twin": metrics_of(int8)}
 
 
 def test_fp32s_scores_of_the_calibration_frames_are_not_computed_twice(
@@ -219,7 +230,7 @@ def test_where_there_is_a_gpu_its_engines_are_built_tested_and_run(
     printed = capsys.readouterr().out
     assert "chosen" in printed
     manifest = result.manifest
-    assert ("mixed" in printed) == bool(manifest.default_precision == "int8" and manifest.graphs["mixed"].is_safe)
+    assert ("mixed" in printed) == bool(manifest.graphs["mixed"].is_safe)  # whatever the processor's default is
     frame = cv2.resize(read_frame(run.photo_paths("held_out")[0]), FRAME_HW[::-1])
     with (
         Detector(result.path, engine="tensorrt") as on_gpu,
@@ -307,8 +318,44 @@ def test_a_plan_is_replayed_and_an_edited_one_followed(run: Run, result: ExportR
     assert before is not None
     assert (edited.scope, set(before.quantised) - set(edited.quantised)) == ("plan", {"head.out.0.0"})
     assert next(left.reason for left in edited.left_float if left.node == "head.out.0.0") == "by hand"
-    with pytest.raises(OptionError, match="a plan without INT8"):
+    with pytest.raises(OptionError, match="--plan without INT8"):
         export_bundle(run, tmp_path / "x.segrd", int8=False, settings=Int8Settings(plan=choices))
+
+
+def test_a_plan_that_does_not_fit_is_refused_by_its_file_before_the_frames_are_chosen(
+    run: Run,
+    result: ExportResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from segrd_edge.export.cli import command
+
+    assert result.calibration is not None
+    monkeypatch.setattr(Run, "load", lambda folder: run)
+    path = tmp_path / "edited.json"
+    path.write_text(json.dumps({**result.calibration.plan.to_dict(), "head.other": "int8"}))
+    with pytest.raises(OptionError, match=f"^the plan {path} names 1 layers that this network does not have"):
+        command([run.folder], tmp_path / "x.segrd", plan=path, engine="cpu")
+    told = capsys.readouterr().err
+    assert "writing the network as ONNX" in told
+    assert "comparing it with torch" not in told
+
+
+def test_a_fine_tune_says_how_far_it_is(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReachedError(Exception):
+        """The fine-tune has been reached."""
+
+    def fine_tune_graph(run: Run, photos: Any, budget: Any, graph: Any, *, said: Any) -> None:
+        said(f"{budget.minutes:g} minutes")
+        raise ReachedError
+
+    monkeypatch.setattr(fine_tune, "fine_tune_graph", fine_tune_graph)
+    settings = Int8Settings(4, scope="head", improve=(), fine_tune_minutes=0.5)
+    lines: list[str] = []
+    with pytest.raises(ReachedError):
+        export_bundle(run, tmp_path / "x.segrd", settings=settings, evaluate=False, said=lines.append)
+    assert lines[-1] == "0.5 minutes"
 
 
 def test_the_method_of_every_tensor_is_recorded_and_nothing_observed_twice(run: Run, tmp_path: Path) -> None:
@@ -343,14 +390,19 @@ def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], m
 
     monkeypatch.setattr(Run, "load", lambda folder: run)  # the one whose core is there already
     out = tmp_path / "part.segrd"
-    code = command([run.folder], out, int8=False, report=False, engine="cpu", json=True, budget="0.0001ms")
+    options: dict[str, Any] = {"budget": "0.0001ms", "budget_frame": "90x60", "budget_threads": 1}
+    code = command([run.folder], out, int8=False, report=False, engine="cpu", json=True, **options)
     assert code == FOUND  # nothing keeps that; the bundle is whole
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["bundle"] == str(out)
     assert set(figures["graphs"]) == {"fp32"}
     assert figures["graphs"]["fp32"]["threshold"] == Bundle.open(out).manifest.graphs["fp32"].threshold.value
     assert figures["int8"] is None
-    assert (figures["latency"]["frame_hw"], figures["latency"]["samples"]) == ([80, 80], 100)
+    assert {name: figures["latency"][name] for name in ("frame_hw", "threads", "samples")} == {
+        "frame_hw": [60, 90],
+        "threads": 1,
+        "samples": 100,
+    }
 
 
 @pytest.mark.parametrize(
@@ -364,6 +416,14 @@ def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], m
         ({"lean": True, "engine": "tensorrt-rtx"}, "--lean for the engine tensorrt-rtx"),
         ({"budget": "30ms", "engine": "tensorrt"}, "--budget for the engine tensorrt"),
         ({"budget": "soon"}, "--budget soon"),
+        ({"budget_threads": 1}, "--budget-frame or --budget-threads without --budget"),
+        ({"budget": "30ms", "budget_frame": "2448"}, "--budget-frame 2448"),
+        ({"int8_scope": "foo"}, "unknown INT8 scope 'foo'"),
+        ({"calibration": "kl"}, "unknown calibration method 'kl'"),
+        ({"int8_improve": "rounding,more"}, "unknown INT8 improvement 'more'"),
+        ({"qat_minutes": math.inf}, "--qat-minutes inf"),
+        ({"max_score_shift": 2}, "--max-score-shift 2"),
+        ({"int8": False, "qat_minutes": 3, "min_speedup": 3}, "--min-speedup, --qat-minutes without INT8"),
         ({"budget": "30ms", "min_speedup": 2.5, "engine": "cpu"}, "--min-speedup 2.5 with --budget"),
     ],
 )

@@ -71,8 +71,14 @@ def test_the_tuned_graph_has_the_same_nodes_and_another_result(
     before = {name: values.clone() for name, values in destseg.state_dict().items()}
     run = Run(Path(), RunConfig(data=str(photos), model="destseg", preprocess=PREPROCESS, batch=2), destseg, {}, {}, {})
     paths = sorted((photos / "train" / "good").iterdir())
-    tuned = fine_tune_graph(run, paths, Budget(steps=1), quantise(*equalised, Plan.of(deploy_graph)))
-    assert tuned.steps == 1
+    lines: list[str] = []
+    int8 = quantise(*equalised, Plan.of(deploy_graph))
+    tuned = fine_tune_graph(run, paths, Budget(steps=2), int8, said=lines.append)
+    assert tuned.steps == 2
+    first_line, last_line = lines
+    assert first_line.startswith("fine-tuning for INT8: 50%, step 1, loss ")
+    assert last_line.startswith("fine-tuning for INT8: 100%, step 2, loss ")
+    assert last_line.endswith(", 0 s left")
     assert Plan.of(tuned.graph) == Plan.of(deploy_graph)
     first, other = (next(run_engine("onnxruntime", graph, images[:1])) for graph in (deploy_graph, tuned.graph))
     assert not np.array_equal(first.anomaly_map, other.anomaly_map)

@@ -16,6 +16,7 @@ import pytest
 from segrd_edge import engines
 from segrd_edge.calibration.budget import Budget
 from segrd_edge.calibration.drift import measure_drift
+from segrd_edge.calibration.fine_tuning import Tuned
 from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.graph import read_graph, write_graph
 from segrd_edge.calibration.session import run_engine
@@ -104,6 +105,26 @@ def test_whether_int8_is_safe_is_said_of_each_graph_that_has_it(
     }  # fmt: skip
     assert lines[-1].startswith("mixed: ")
     assert lines[-1].endswith("so TensorRT takes fp16") == (not safe)
+
+
+def test_a_fine_tuned_graph_is_calibrated_in_every_way_and_its_blocks_are_not_measured_again(
+    model: onnx.ModelProto, frames: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    calibrate = station.calibrate
+
+    def watched(*args: Any, settings: Int8Settings, **options: Any) -> Any:
+        asked.append(settings.each_block)
+        return calibrate(*args, settings=settings, **options)
+
+    monkeypatch.setattr(station, "calibrate", watched)
+    monkeypatch.setattr(station, "nearer", lambda plain, tuned, *spent: tuned)
+    settings = Int8Settings(scope="all", each_block=True)
+    tune = lambda int8_graph: Tuned(model, 1.0, 1)  # noqa: E731
+    _, calibration = build_graphs(model, PREPROCESS, CPU, frames, int8=True, settings=settings, tune=tune)
+    assert calibration is not None
+    assert asked == [True, False]
+    assert list(calibration.by_method) == ["percentile", "max", "entropy", "mse"]
 
 
 def test_processors_need_no_calibration_frames_without_int8(model: onnx.ModelProto) -> None:
