@@ -117,7 +117,7 @@ class Plan:
         if unknown := sorted(given - known):
             near = get_close_matches(unknown[0], known, n=3) or sorted(known)[:3]
             raise OptionError(
-                f"{source} names {len(unknown)} layers that this network does not have, the first {unknown[0]}",
+                f"{source} names layers that this network does not have: {len(unknown)}, the first {unknown[0]}",
                 expected=f"names of its convolutions, such as {', '.join(near)}",
                 fix="take the plan.json that segrd-export wrote for this run, and edit that",
             )

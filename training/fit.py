@@ -56,8 +56,10 @@ class Budget:
             raise OptionError(
                 f"a budget of steps={self.steps} and minutes={self.minutes}", expected="one of --steps and --minutes"
             )
-        if (self.steps or 0) < 0 or (self.minutes or 0) < 0 or self.steps == 0 or self.minutes == 0:
-            raise OptionError(f"a budget of {self.steps or self.minutes}", expected="a positive number")
+        if self.steps is not None and self.steps < 1:
+            raise OptionError(f"--steps {self.steps}", expected="at least 1")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:  # NaN is not, either
+            raise OptionError(f"--minutes {self.minutes:g}", expected="a number above 0")
 
     def rate_factor(self, progress: float) -> float:
         """Factor on a recipe's learning rates at `progress` in [0, 1] of a phase."""

@@ -251,7 +251,7 @@ def test_what_does_not_fit_the_graph_is_refused_by_its_name(model: onnx.ModelPro
     assert asked_of(model, Int8Settings()) == (everything, None)
     none = everything.narrowed((), dict.fromkeys(everything.quantised, "by hand")).to_dict()
     for plan, message in (
-        ({**choices, "other": "int8"}, "part.plan.json names 1 layers that this network does not have"),
+        ({**choices, "other": "int8"}, "part.plan.json names layers that this network does not have: 1"),
         ({"skips": "int8"}, "part.plan.json says nothing of block.conv1"),
         ({**choices, "head.out": "int8"}, "part.plan.json has head.out in INT8, which cannot be"),
         (none, "part.plan.json leaves every convolution in float"),

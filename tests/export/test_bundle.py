@@ -335,7 +335,7 @@ def test_a_plan_that_does_not_fit_is_refused_by_its_file_before_the_frames_are_c
     monkeypatch.setattr(Run, "load", lambda folder: run)
     path = tmp_path / "edited.json"
     path.write_text(json.dumps({**result.calibration.plan.to_dict(), "head.other": "int8"}))
-    with pytest.raises(OptionError, match=f"^the plan {path} names 1 layers that this network does not have"):
+    with pytest.raises(OptionError, match=f"^the plan {path} names layers that this network does not have: 1"):
         command([run.folder], tmp_path / "x.segrd", plan=path, engine="cpu")
     told = capsys.readouterr().err
     assert "writing the network as ONNX" in told

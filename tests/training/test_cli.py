@@ -167,6 +167,9 @@ def test_each_profile_takes_less_than_the_one_before(name: str) -> None:
         (["--crop", "0,0,40,0"], "crop 0,0,40,0 cannot be used"),
         (["--crop", "20,0,61,80"], "a frame of 80×80 pixels, which the crop 20,0,61,80"),
         (["--steps", "3", "--minutes", "1"], "a budget of steps=3 and minutes=1.0"),
+        (["--minutes", "nan"], "--minutes nan"),
+        (["--minutes", "inf"], "--minutes inf"),
+        (["--steps", "0"], "--steps 0"),
         (["--false-reject", "50"], "50"),
         (["--teacher", "nowhere.pth"], "neither a known name nor a file"),
         (["--model", "segrd"], "unknown model 'segrd'"),
@@ -179,7 +182,7 @@ def test_each_profile_takes_less_than_the_one_before(name: str) -> None:
     ],
 )
 def test_bad_options(photos: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
-    small = [] if arguments[0] in ("--steps", "--size") else SMALL
+    small = [] if arguments[0] in ("--steps", "--size", "--minutes") else SMALL
     result = run("segrd-train", photos, "--out", tmp_path / "run", *small, *arguments)
     assert result.exit_code == 2, result.output
     assert message in result.stderr
