@@ -71,7 +71,7 @@ def test_two_terms_and_float_skips_go_to_json_and_back(model: onnx.ModelProto) -
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"head.fused": "int8"}, "does not have, the first head.fused\nexpected: .* such as head.fuse"),
+        ({"head.fused": "int8"}, "does not have: 1, the first head.fused\nexpected: .* such as head.fuse"),
         ({"stem": "int4"}, "has 'int4' for stem"),
         ({"stem": {"float": "", "int8": ""}}, 'for stem\nexpected: "int8", {"two-term": "why"} or'),
         ({"head.out": {"two-term": ""}}, "head.out in INT8, which cannot be: 1 output channels, fewer than 16"),
