@@ -15,6 +15,7 @@ from segrd_edge import engines, machine
 from segrd_edge.bundle import Bundle, write_bundle
 from segrd_edge.errors import OptionError
 from segrd_edge.export.bundle import ExportResult
+from segrd_edge.export.report_text import plural
 from segrd_edge.export.target import Target
 from segrd_edge.manifest import LatencyRecord, Manifest, Precision
 from segrd_edge.training.run import Run
@@ -137,9 +138,6 @@ def _outcome(chosen: Timed, default: Precision, out: Path, answer: Answer, threa
     options |= {} if threads is None else {"threads": threads}
     if not options:
         return [name]
+    on = "" if threads is None else f" on {plural(threads, 'thread')}"
     given = "".join(f", {option}={json.dumps(value)}" for option, value in options.items())
-    return [name, f'Its time is that of {chosen.engine}{_on(threads)}: open it as Detector("{out}"{given}).']
-
-
-def _on(threads: int | None) -> str:
-    return "" if threads is None else f" on {threads} thread{'' if threads == 1 else 's'}"
+    return [name, f'Its time is that of {chosen.engine}{on}: open it as Detector("{out}"{given}).']

@@ -118,7 +118,7 @@ def export_bundle(
     synthetic = _paint(run, photographs, said) if evaluate and not photographs.test else []
     frames = lru_cache(1)(partial(choose_for, run, photographs.train, settings.frames, track=track))
 
-    def make(settings: Int8Settings) -> _Made:
+    def make(settings: Int8Settings, known: Mapping[Precision, Judgement]) -> _Made:
         graphs, calibration = build_graphs(
             float_graph,
             run.preprocess,
@@ -132,7 +132,7 @@ def export_bundle(
             said=said,
             track=track,
         )
-        return _Made(graphs, calibration, _judge_all(run, photographs, synthetic, graphs, calibration, said))
+        return _Made(graphs, calibration, _judge_all(run, photographs, synthetic, graphs, calibration, known, said))
 
     made, second = _with_second_try(make, settings, said)
     graphs, calibration, judgements = made.graphs, made.calibration, made.judgements
@@ -207,10 +207,10 @@ class _Made:
 
 
 def _with_second_try(
-    make: Callable[[Int8Settings], _Made], settings: Int8Settings, said: Said
+    make: Callable[[Int8Settings, Mapping[Precision, Judgement]], _Made], settings: Int8Settings, said: Said
 ) -> tuple[_Made, SecondTry | None]:
     """What was made by the settings, or by finer ones where those turn too many verdicts and these fewer."""
-    first = make(settings)
+    first = make(settings, {})
     if first.calibration is None or (again := for_second_try(settings, first.calibration, first.changes)) is None:
         return first, None
     limit, turned = again.budget.score_shift, first.changes
@@ -218,7 +218,10 @@ def _with_second_try(
         f"INT8 turns {turned.turned} of {turned.frames} verdicts, more than {MOST_TURNED:.0%}: once more, with scores "
         f"that move by {limit:g} at most"
     )
-    second = make(again)
+    without_int8: dict[Precision, Judgement] = {
+        name: found for name, found in first.judgements.items() if name in ("fp32", "fp16")
+    }
+    second = make(again, without_int8)
     assert second.calibration is not None
     found = SecondTry.between(turned, second.changes, second.calibration, limit)
     said(str(found))
@@ -231,12 +234,16 @@ def _judge_all(
     synthetic: Sequence[SyntheticFrame],
     graphs: Mapping[Precision, ExportGraph],
     calibration: Calibration | None,
+    known: Mapping[Precision, Judgement],
     said: Said,
 ) -> dict[Precision, Judgement]:
-    """fp32 first, whose scores of the calibration frames are known."""
+    """fp32 first, whose scores of the calibration frames are known. What is in `known` is not scored again."""
     shown = [frame.image_bgr_u8 for frame in calibration.frames] if calibration else []
     judgements: dict[Precision, Judgement] = {}
     for precision, graph in graphs.items():
+        if precision in known:
+            judgements[precision] = known[precision]
+            continue
         reference = judgements.get("fp32")
         judgement = _judge(run, photographs, synthetic, shown if reference else [], precision, graph, reference, said)
         if reference is None and calibration:

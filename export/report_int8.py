@@ -200,9 +200,8 @@ def _costs(held: Held, aims: Sequence[Aim]) -> str:
     said = [f"loses {' and '.join(losses)}"] if losses else []
     turned = held.difference.verdicts
     if any(aim.name == "verdicts" for aim in aims):
-        verdicts = "verdict" if turned.total == 1 else "verdicts"
         aim = f"{percent(turned.rate)}; aim: at most {percent(MOST_TURNED)}"
-        said.append(f"turns {turned.count} of {turned.total} {verdicts} ({aim})")
+        said.append(f"turns {turned.count} of {plural(turned.total, 'verdict')} ({aim})")
     return ", and ".join(said)
 
 

@@ -18,7 +18,6 @@ from segrd_edge import engines
 from segrd_edge.bundle import Bundle
 from segrd_edge.detector import Detector
 from segrd_edge.errors import EngineError
-from segrd_edge.manifest import Manifest
 
 ROUNDS = 15
 _WARM_UP = 2
@@ -82,15 +81,8 @@ def measure_latency(bundle: Bundle, frame_bgr_u8: npt.NDArray[np.uint8], rounds:
             detector.close()
     rows = [_summarise(engine, precision, measured) for (engine, precision), measured in timings.items()]
     done = max((len(measured) for measured in timings.values()), default=0)
-    automatic = {row.engine: _automatic(row.engine, bundle.manifest) for row in rows}
+    automatic = {row.engine: engines.engine_class(row.engine).automatic_precision(bundle.manifest) for row in rows}
     return LatencyTable(rows, failures, (frame_bgr_u8.shape[0], frame_bgr_u8.shape[1]), done, automatic)
-
-
-def _automatic(engine: str, manifest: Manifest) -> str:
-    """The precision that an engine of the processor takes by itself, as `Engine.open` does."""
-    default = manifest.default_precision
-    is_slow = default in ("int8", "mixed") and not engines.engine_class(engine).int8_is_faster(manifest)
-    return "fp32" if is_slow and "fp32" in manifest.graphs else default
 
 
 def _load_all(bundle: Bundle) -> tuple[list[Detector], list[NotMeasured]]:

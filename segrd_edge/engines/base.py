@@ -145,7 +145,7 @@ class Engine(ABC):
             _logger.warning(
                 "the engine %s runs on the processor: device=%d says nothing to it", cls.name, options.device
             )
-        chosen = cls._choose_precision(bundle) if precision == "auto" else bundle.precision(precision)
+        chosen = cls.automatic_precision(bundle.manifest) if precision == "auto" else bundle.precision(precision)
         return cls._of_bundle(bundle, chosen, options), chosen
 
     @classmethod
@@ -154,11 +154,11 @@ class Engine(ABC):
         return cls(bundle.graph(precision), options)
 
     @classmethod
-    def _choose_precision(cls, bundle: Bundle) -> Precision:
+    def automatic_precision(cls, manifest: Manifest) -> Precision:
         """The bundle's default, or fp32 where this engine runs INT8 slower than that."""
-        default = bundle.manifest.default_precision
-        slow_int8 = default in ("int8", "mixed") and not cls.int8_is_faster(bundle.manifest)
-        return "fp32" if slow_int8 and "fp32" in bundle.manifest.graphs else default
+        default = manifest.default_precision
+        slow_int8 = default in ("int8", "mixed") and not cls.int8_is_faster(manifest)
+        return "fp32" if slow_int8 and "fp32" in manifest.graphs else default
 
     @classmethod
     def int8_is_faster(cls, manifest: Manifest) -> bool:

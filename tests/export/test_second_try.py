@@ -71,16 +71,20 @@ def test_the_second_is_taken_where_it_turns_fewer_and_is_fast(
 
 def test_the_export_makes_what_turns_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[float] = []
+    scored: list[list[str]] = []
     said: list[str] = []
 
     class Made:
-        def __init__(self, settings: Int8Settings) -> None:
+        def __init__(self, settings: Int8Settings, known: dict[str, str]) -> None:
             tried.append(settings.budget.score_shift)
+            scored.append([name for name in ("fp32", "int8") if name not in known])
+            self.judgements = {"fp32": "of fp32", "int8": "of int8"}
             self.calibration = calibration()
             self.changes = changes(4 if settings.budget.score_shift == 0.01 else 0)
 
     made, second = bundle._with_second_try(cast(Any, Made), Int8Settings(), said.append)
     assert tried == [0.01, 0.004]
+    assert scored == [["fp32", "int8"], ["int8"]]
     assert made.changes.turned == 0
     assert second is not None
     assert second.is_taken
