@@ -164,9 +164,18 @@ def test_a_damaged_checkpoint(config: RunConfig, tmp_path: Path) -> None:
         train(config, tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize(("steps", "minutes"), [(None, None), (10, 1.0), (0, None), (None, -1.0)])
-def test_budgets_that_make_no_sense(steps: int | None, minutes: float | None) -> None:
-    with pytest.raises(OptionError, match="budget"):
+@pytest.mark.parametrize(
+    ("steps", "minutes", "said"),
+    [
+        (None, None, "budget"),
+        (10, 1.0, "budget"),
+        (0, None, "--steps 0"),
+        (None, -1.0, "--minutes -1"),
+        (None, float("nan"), "--minutes nan"),
+    ],
+)
+def test_budgets_that_make_no_sense(steps: int | None, minutes: float | None, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
         Budget(steps, minutes)
 
 
