@@ -10,7 +10,6 @@ import onnx
 from segrd_edge.engines import EngineOutput, processor_engine
 from segrd_edge.errors import OptionError
 
-from .automatic import find_ranges
 from .blocks import blocks_of
 from .budget import Budget
 from .cache import ObservationCache
@@ -20,11 +19,12 @@ from .fine_tuning import FineTuning, larger
 from .frames import CalibrationFrame
 from .improve import levelled, with_corrected_biases
 from .ladder import HEAD, PLAN, SCOPES, Attempt, Choice, choose_plan, tried, usable_scopes
-from .methods import BETTER, by_other_methods
+from .methods import BETTER, METHODS, Shown, by_methods, choose_method
+from .per_tensor import choose_ranges
 from .plan import Plan
 from .progress import Said, Track, untracked
 from .quantise import quantise, tensors_to_calibrate
-from .ranges import Method, Observed, Ranges, observe
+from .ranges import DEFAULT_METHOD, FixedMethod, Observed, Ranges, RangesMethod, observe
 from .sensitivity import Sensitivity, measure_sensitivity
 from .settings import DEFAULT_SETTINGS, Int8Settings
 from .speed import measure_speedup
@@ -47,8 +47,11 @@ class Calibration:
     budget: Budget
     speedup: float | None  # fp32's time over INT8's, measured; only where the budget asks for one that is in reach
     largest: dict[str, float]  # largest magnitude of every activation that was observed, whatever INT8 clips
-    by_method: dict[Method, Drift]  # of the plan, by the way to find scales: the taken one first, others if wanted
-    other_ranges: Mapping[Method, Ranges]  # of the other ways in `by_method`
+    method_trials: dict[FixedMethod, Drift]  # with everything in INT8, where the way to find scales was chosen
+    by_method: dict[
+        RangesMethod, Drift
+    ]  # of the plan, by the way to find scales: the taken one first, others if wanted
+    other_ranges: Mapping[FixedMethod, Ranges]  # of the other ways in `by_method`
     reference: Sequence[EngineOutput]  # what the float graph gave for the frames, and drift is measured from
     fine_tuning: FineTuning | None = None  # where there was one, whether it was taken or not
 
@@ -74,7 +77,7 @@ class Calibration:
         """The part of `int8_share` that runs in two terms."""
         return self.choice.taken.two_term_share
 
-    def by(self, method: Method) -> onnx.ModelProto:
+    def by(self, method: FixedMethod) -> onnx.ModelProto:
         """The INT8 graph with scales found in another of the ways in `by_method`."""
         return quantise(self.float_model, self.other_ranges[method], self.plan)
 
@@ -95,7 +98,7 @@ class Calibration:
         return self.choice.sensitivity
 
     @property
-    def better_method(self) -> Method | None:
+    def better_method(self) -> RangesMethod | None:
         """The way to find scales that takes the least of the budget, where it keeps to all limits, takes clearly less
         than the taken one, and does nothing worse that a limit is about."""
         taken = next(iter(self.by_method))
@@ -185,13 +188,24 @@ def calibrate(
     equalised, largest = equalise(model, everything, observed.channel_largest)
     reference = observed.outputs if reference is None else reference
     scale, truth = Scale.of(model, reference), Truth.of(frames, threshold)
-    shown = observed.histograms, images, observed.outputs, scale
-    ranges = find_ranges(settings.method, settings.percentile, equalised, everything, *shown, track=track)
-    never_clipped = {**_read_by_head(equalised, everything, observed), **largest}  # by a fixed method
-    unclipped = largest if settings.method == "auto" else never_clipped
-    ranges = replace(ranges, largest={**ranges.largest, **unclipped}, reach={**observed.largest, **largest})
+    never_clipped = {**_read_by_head(equalised, everything, observed), **largest}
+    shown = Shown(observed.histograms, settings.percentile, never_clipped, {**observed.largest, **largest})
     engine = processor_engine() if engine == "auto" else engine
-    trial = Trial(equalised, ranges, images, reference, scale, truth, engine)
+    trial = Trial(equalised, shown.ranges(DEFAULT_METHOD), images, reference, scale, truth, engine)
+    method_trials: dict[FixedMethod, Drift] = {}
+    if settings.method == "per-tensor":  # it knows what clipping costs, of the head too
+        ranges = choose_ranges(
+            equalised, everything, shown.histograms, shown.percentile, images, observed.outputs, scale, track=track
+        )
+        ranges = replace(ranges, largest={**ranges.largest, **largest}, reach=dict(shown.reach))
+    elif settings.method == "auto":
+        method, method_trials = choose_method(trial, everything, budget, shown, track=track)
+        shifts = ", ".join(f"{name} {drift.score_mean:.4f}" for name, drift in method_trials.items())
+        said(f"scales by {method} (mean |Δscore| with everything in INT8: {shifts})")
+        ranges = shown.ranges(method)
+    else:
+        ranges = shown.ranges(settings.method)
+    trial = replace(trial, ranges=ranges)
     if "rounding" in improve:
         widest = everything if settings.scope == "auto" else everything.only(*SCOPES[settings.scope])
         some = trial.on(ROUNDING_FRAMES).images_bgr_u8
@@ -206,11 +220,10 @@ def calibrate(
         trial, choice = with_corrected_biases(trial, choice, budget, track=track)
     taken = choice.taken
     quantised = quantise(trial.model, ranges, taken.plan)
-    others: dict[Method, tuple[Ranges, Drift]] = {}
+    others: dict[FixedMethod, tuple[Ranges, Drift]] = {}
     if compare_methods and trial.model is equalised:  # corrected biases are corrected for the taken method's scales
-        others = by_other_methods(
-            trial, taken.plan, settings.method, observed.histograms, settings.percentile, never_clipped, track=track
-        )
+        rest = [method for method in METHODS if method != ranges.method]
+        others = by_methods(trial, taken.plan, shown, rest, "comparing ways to find scales", track=track)
     return Calibration(
         model=quantised,
         float_model=trial.model,
@@ -218,11 +231,12 @@ def calibrate(
         ranges=ranges,
         improved=[name for name in improve if name != "bias" or trial.model is not equalised],
         equalised=list(observed.channel_largest),
-        unclipped=list(unclipped),
+        unclipped=list(largest if ranges.method == "per-tensor" else never_clipped),
         choice=choice,
         budget=budget,
         speedup=_speedup(model, quantised, trial, choice, budget),
-        by_method={settings.method: taken.drift, **{method: drift for method, (_, drift) in others.items()}},
+        method_trials=method_trials,
+        by_method={ranges.method: taken.drift, **{method: drift for method, (_, drift) in others.items()}},
         other_ranges={method: found for method, (found, _) in others.items()},
         largest=larger({**observed.largest, **largest}, before),
         reference=reference,

@@ -9,9 +9,11 @@ As JSON a plan has every convolution by name, and one says otherwise by editing 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +141,8 @@ def read_choices(path: str | Path) -> dict[str, Any]:
     """
     source = named(path)
     try:
-        choices = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        choices = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=partial(_once, source))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise OptionError(
             f"{source} cannot be read: {error}", expected="a JSON file", fix="give the plan.json of an export"
         ) from error
@@ -156,6 +158,14 @@ def read_choices(path: str | Path) -> dict[str, Any]:
         else:
             _read(name, choice, source)
     return choices
+
+
+def _once(source: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, refused where a name stands in it twice: JSON takes the last, and an edit above it is lost."""
+    counts = Counter(name for name, _ in pairs)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise OptionError(f"{source} names {twice[0]} twice", expected="every name once", fix="take one of them out")
+    return dict(pairs)
 
 
 def named(path: str | Path) -> str:

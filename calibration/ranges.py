@@ -21,8 +21,10 @@ from .histogram import Histogram
 from .progress import Track, untracked
 from .session import GraphSession
 
-FixedMethod = Literal["max", "percentile", "entropy", "mse"]
-Method = Literal["max", "percentile", "entropy", "mse", "auto"]
+FixedMethod = Literal["percentile", "max", "entropy", "mse"]  # one for all tensors
+RangesMethod = Literal["percentile", "max", "entropy", "mse", "per-tensor"]  # what ranges can come from
+Method = Literal["auto", "percentile", "max", "entropy", "mse", "per-tensor"]  # what can be asked for
+DEFAULT_METHOD: FixedMethod = "percentile"  # where none was compared
 # On a trained DeSTSeg (bottle, 16 frames, OpenVINO) all-INT8 moved the score by 0.033 at 99.99 and 0.057 at 99.999, the
 # head alone by 0.007 and 0.014. The maximum (0.048) and entropy (0.125) were worse on an undertrained one.
 DEFAULT_PERCENTILE = 99.99
@@ -34,9 +36,9 @@ class Ranges:
     """Tensor name → largest magnitude that INT8 represents; greater ones are clipped. And how it was found."""
 
     largest: dict[str, float]
-    method: Method
+    method: RangesMethod
     percentile: float | None = None
-    chosen: dict[str, FixedMethod] = field(default_factory=dict)  # by tensor, where the method is "auto"
+    chosen: dict[str, FixedMethod] = field(default_factory=dict)  # by tensor, where the method is "per-tensor"
     reach: dict[str, float] = field(default_factory=dict)  # the same as `largest`, clipped nowhere: for two terms
     weights: dict[str, npt.NDArray[np.int8]] = field(default_factory=dict)  # by convolution, where not the nearest
 
@@ -178,14 +180,13 @@ def _keys(model: onnx.ModelProto, asked: _Asked, images: Sequence[npt.NDArray[np
 
 
 def to_ranges(
-    histograms: Mapping[str, Histogram], method: Method = "percentile", percentile: float = DEFAULT_PERCENTILE
+    histograms: Mapping[str, Histogram], method: FixedMethod = DEFAULT_METHOD, percentile: float = DEFAULT_PERCENTILE
 ) -> Ranges:
     """Ranges from histograms, all by one method.
 
     Args:
         method: "max" clips nothing; "percentile" clips the rarest magnitudes; "entropy" clips where the
-            Kullback-Leibler divergence is least, "mse" where the mean squared error is. "auto" needs more than
-            histograms, see `automatic.find_ranges`.
+            Kullback-Leibler divergence is least, "mse" where the mean squared error is.
         percentile: share of values in percent that "percentile" keeps.
 
     Raises:

@@ -25,7 +25,7 @@ class Int8Settings:
     """
 
     frames: int = DEFAULT_COUNT  # calibration frames to choose, half with synthetic defects; they bound float16 too
-    method: Method = "percentile"  # how scales are found, see `ranges.to_ranges`; "auto" tries for each tensor
+    method: Method = "auto"  # how scales are found, see `methods`
     percentile: float = DEFAULT_PERCENTILE
     scope: Scope = "auto"  # what INT8 covers: one of `ladder.SCOPES`, or as much as the budget allows
     plan: Mapping[str, Any] | None = None  # says it layer by layer instead, as `plan.read_choices` gives it

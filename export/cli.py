@@ -54,10 +54,10 @@ def command(
     calibration: Annotated[
         str,
         typer.Option(
-            help="How INT8 scales are found: max, percentile, entropy, mse, or auto, for each tensor the one that "
-            "moves the output least."
+            help="How INT8 scales are found: percentile, mse, entropy or max; auto, the one of these that moves the "
+            "results least with everything in INT8; or per-tensor, for each tensor the one that moves the output least."
         ),
-    ] = "percentile",
+    ] = "auto",
     int8_scope: Annotated[
         str,
         typer.Option(

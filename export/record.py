@@ -127,6 +127,7 @@ def _calibration(
         "method": calibration.ranges.method,
         "percentile": calibration.ranges.percentile,
         "tensor_methods": calibration.ranges.chosen,
+        "method_trials": {method: drift.to_dict() for method, drift in calibration.method_trials.items()},
         "equalised": calibration.equalised,
         "unclipped": calibration.unclipped,
         "scope": calibration.scope,

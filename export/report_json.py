@@ -131,6 +131,7 @@ def _calibration(
         "frames": len(record.frames),
         "method": record.method,
         "percentile": record.percentile,
+        "method_trials": record.method_trials,
         "scope": record.scope,
         "limits": record.budget,
         "int8_share": record.int8_share,

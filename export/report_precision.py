@@ -187,10 +187,14 @@ def _two_terms(record: CalibrationRecord) -> list[str]:
 
 
 def _method(record: CalibrationRecord) -> str:
-    """How the scales were found; with "auto", how many tensors took which method."""
+    """How the scales were found and why so; with "per-tensor", how many tensors took which method."""
     names = {"percentile": f"percentile {record.percentile:g}"} if record.percentile is not None else {}
     if not record.tensor_methods:
-        return names.get(record.method, record.method)
+        name = names.get(record.method, record.method)
+        if not record.method_trials:
+            return name
+        shifts = ", ".join(f"{method} {number(d['score_mean'])}" for method, d in record.method_trials.items())
+        return f"{name}, the way that moves scores and maps least with everything in INT8 (mean |Δscore|: {shifts})"
     counts = Counter(record.tensor_methods.values()).most_common()
     shares = ", ".join(f"{names.get(method, method)} for {plural(count, 'tensor')}" for method, count in counts)
     return f"{record.method}, by what each does to the output: {shares}"

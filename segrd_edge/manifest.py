@@ -195,7 +195,11 @@ class CalibrationRecord(Record):
     method: str = Field(description="how ranges became scales, for example percentile")
     percentile: float | None = Field(default=None, gt=0, le=100)
     tensor_methods: dict[str, str] = Field(
-        default={}, description="where the method is auto: activation → the method that its scale comes from"
+        default={}, description="where the method is per-tensor: activation → the method that its scale comes from"
+    )
+    method_trials: dict[str, dict[str, float]] = Field(
+        default={},
+        description="where the method was chosen: how far everything in INT8 is from float with each, on some frames",
     )
     equalised: list[str] = Field(description="activations whose channels were levelled")
     unclipped: list[str] = Field(

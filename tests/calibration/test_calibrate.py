@@ -158,6 +158,26 @@ def test_method_and_percentile_are_passed_on(model: onnx.ModelProto, frames: lis
     assert set(wide.largest) - clipped == {"concat.out.equalised"}  # never clipped
 
 
+def test_the_method_is_what_serves_everything_in_int8_best(
+    model: onnx.ModelProto, frames: list[CalibrationFrame]
+) -> None:
+    """A percentile that clips two fifths of the values is the worst of the four; whatever part is then quantised."""
+    said: list[str] = []
+    auto = Int8Settings(scope="all", percentile=60)
+    calibration = calibrate(model, frames, auto, said=said.append)
+    trials = calibration.method_trials
+    best = calibration.ranges.method
+    assert set(trials) == {"percentile", "max", "entropy", "mse"}
+    assert best == min(trials, key=lambda method: calibration.budget.noise(trials[method])) != "percentile"
+    assert said[0].startswith(f"scales by {best} (mean |Δscore| with everything in INT8: percentile 0.")
+    laid_down = calibrate(model, frames, replace(auto, method=best))  # type: ignore[arg-type]
+    assert laid_down.model.SerializeToString() == calibration.model.SerializeToString()
+    head = calibrate(model, frames, replace(auto, scope="head"))
+    assert (head.method_trials, head.ranges.method) == (trials, best)
+    replayed = calibrate(model, frames, Int8Settings(plan=calibration.plan.to_dict(), percentile=60))
+    assert replayed.model.SerializeToString() == calibration.model.SerializeToString()
+
+
 def test_scopes_that_cannot_work(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
     with pytest.raises(OptionError, match="unknown INT8 scope 'some'"):
         calibrate(model, frames, Int8Settings(scope="some"))  # type: ignore[arg-type]
@@ -298,6 +318,7 @@ def test_other_ways_to_find_scales_are_tried_on_the_plan(
     calibration = calibrate(model, frames, narrow, compare_methods=True)
     assert list(calibration.by_method) == ["percentile", "max", "entropy", "mse"]
     assert calibration.by_method["percentile"] == calibration.drift
+    assert calibration.method_trials == {}  # it was laid down
     in_two_terms = Plan.of(model).with_float_skips().in_two_terms({"stem": "to see"})
     given = calibrate(model, frames, Int8Settings(plan=in_two_terms.to_dict()), compare_methods=True)
     assert (given.plan, len(given.by_method)) == (in_two_terms, 4)

@@ -113,3 +113,9 @@ def test_a_file_that_is_no_plan(tmp_path: Path, text: str, message: str) -> None
         read_choices(tmp_path / "plan.json")
     with pytest.raises(OptionError, match="cannot be read"):
         read_choices(tmp_path / "elsewhere.json")
+    (tmp_path / "plan.json").write_text('{"stem": {"float": "I do not trust it"}, "up": "int8", "stem": "int8"}')
+    with pytest.raises(OptionError, match="names stem twice"):
+        read_choices(tmp_path / "plan.json")
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(OptionError, match="cannot be read"):
+        read_choices(tmp_path / "plan.json")

@@ -76,7 +76,7 @@ def test_a_plan_is_named_by_its_file() -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"method": "auto", "fine_tune_minutes": 3.0}, "--calibration, --qat-minutes"),
+        ({"method": "mse", "fine_tune_minutes": 3.0}, "--calibration, --qat-minutes"),
         ({"scope": "head"}, "--int8-scope"),
         ({"plan": {"stem": "int8"}}, "--plan"),
         ({"improve": ()}, "--int8-improve"),

@@ -245,16 +245,22 @@ def test_why_int8_is_the_default_or_not(make: Any, chosen: Any, given: dict[str,
 
 def test_methods_of_calibration_are_counted() -> None:
     fields: dict[str, Any] = {
-        "method": "auto", "percentile": 99.9, "equalised": ["c"], "scope": "all", "drift": {}, "frames": [],
+        "method": "per-tensor", "percentile": 99.9, "equalised": ["c"], "scope": "all", "drift": {}, "frames": [],
         "quantised": ["head.a"], "left_float": [],
     }  # fmt: skip
     methods = {"a": "percentile", "b": "max", "d": "percentile"}
     record = CalibrationRecord.model_validate({**fields, "tensor_methods": methods})
     assert _calibration(record, None, {})["method"].startswith(
-        "auto, by what each does to the output: percentile 99.9 for 2 tensors, max for 1 tensor; concatenated"
+        "per-tensor, by what each does to the output: percentile 99.9 for 2 tensors, max for 1 tensor; concatenated"
     )
     alone = CalibrationRecord.model_validate({**fields, "method": "mse", "percentile": None, "equalised": []})
     assert _calibration(alone, None, {})["method"] == "mse"
+    trials = {"percentile": {"score_mean": 0.0204}, "mse": {"score_mean": 0.0121}}
+    chosen = alone.model_copy(update={"method_trials": trials})
+    assert _calibration(chosen, None, {})["method"] == (
+        "mse, the way that moves scores and maps least with everything in INT8 "
+        "(mean |Δscore|: percentile 0.0204, mse 0.0121)"
+    )
 
 
 def test_what_runs_in_two_terms_is_said_and_explained() -> None:

@@ -14,12 +14,12 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from segrd_edge.calibration.automatic import DEFAULT, Switched, choose_ranges, relative_error
 from segrd_edge.calibration.drift import Scale
 from segrd_edge.calibration.graph import write_graph
+from segrd_edge.calibration.per_tensor import Switched, choose_ranges, relative_error
 from segrd_edge.calibration.plan import Plan
 from segrd_edge.calibration.quantise import quantise, tensors_to_calibrate
-from segrd_edge.calibration.ranges import Observed, Ranges, observe, to_ranges
+from segrd_edge.calibration.ranges import DEFAULT_METHOD, Observed, Ranges, observe, to_ranges
 from segrd_edge.calibration.session import run_engine
 from segrd_edge.engines import EngineOutput
 
@@ -99,7 +99,7 @@ def test_each_tensor_gets_the_method_that_serves_the_output(
     graph: onnx.ModelProto, frames: Images, observed: Observed
 ) -> None:
     ranges = choose_ranges(graph, PLAN, observed.histograms, PERCENTILE, frames, observed.outputs, Scale())
-    assert ranges.method == "auto"
+    assert ranges.method == "per-tensor"
     assert ranges.chosen["t_a.out"] == "max"
     assert ranges.chosen["t_b.out"] != "max"
     assert ranges.largest["t_a.out"] == pytest.approx(10)
@@ -126,7 +126,7 @@ def test_tensors_that_do_not_matter_keep_the_default(
     monkeypatch.setattr(Switched, "run", spied)
     ranges = choose_ranges(graph, PLAN, observed.histograms, PERCENTILE, frames, observed.outputs, Scale())
     # Clipping takes all of what t_a gives; what it does to t_b is less than a tenth of that, and is not looked into.
-    assert ranges.chosen["t_b.out"] == DEFAULT
+    assert ranges.chosen["t_b.out"] == DEFAULT_METHOD
     assert len({largest for name, largest in tried if name == "t_b.out"}) == 1
     assert len({largest for name, largest in tried if name == "t_a.out"}) > 1
 
@@ -136,7 +136,7 @@ def test_a_tensor_of_zeros_and_one_outside_the_plan(graph: onnx.ModelProto, obse
     zeros = observe(graph, ["t_a.out", "t_b.out", "lift_a.out"], dark)
     ranges = choose_ranges(graph, PLAN, zeros.histograms, PERCENTILE, dark, zeros.outputs, Scale())
     assert ranges.largest == {"t_a.out": 0, "t_b.out": 0, "lift_a.out": 0}
-    assert set(ranges.chosen.values()) == {DEFAULT}
+    assert set(ranges.chosen.values()) == {DEFAULT_METHOD}
 
 
 def test_progress_is_told(graph: onnx.ModelProto, frames: Images, observed: Observed) -> None:

@@ -40,10 +40,9 @@ from .histogram import Histogram
 from .plan import Plan
 from .progress import Track, untracked
 from .quantise import INT8_MAX, sites_of
-from .ranges import FixedMethod, Method, Ranges, to_ranges
+from .ranges import DEFAULT_METHOD, FixedMethod, Ranges, to_ranges
 from .session import GraphSession
 
-DEFAULT: FixedMethod = "percentile"
 PROBES = 2  # frames that are measured on
 NEGLIGIBLE = 0.02  # share of the squared error that is not worth a second look
 ALIKE = 0.05  # relative difference of two ranges below which they are one
@@ -51,24 +50,6 @@ LEAST_GAIN = 0.1  # of a tensor's squared error: less is chance
 _TINY = 1e-12
 
 Images = Sequence[npt.NDArray[np.uint8]]
-
-
-def find_ranges(
-    method: Method,
-    percentile: float,
-    model: onnx.ModelProto,
-    plan: Plan,
-    histograms: Mapping[str, Histogram],
-    images_bgr_u8: Images,
-    reference: Sequence[EngineOutput],
-    scale: Scale,
-    *,
-    track: Track = untracked,
-) -> Ranges:
-    """Ranges by any method: `to_ranges`, and for "auto" `choose_ranges`."""
-    if method != "auto":
-        return to_ranges(histograms, method, percentile)
-    return choose_ranges(model, plan, histograms, percentile, images_bgr_u8, reference, scale, track=track)
 
 
 def choose_ranges(
@@ -94,7 +75,7 @@ def choose_ranges(
     """
     by_method = {method: to_ranges(histograms, method, percentile).largest for method in get_args(FixedMethod)}
     switched = Switched(model, plan)
-    tensors = [name for name in switched.tensors if by_method[DEFAULT].get(name, 0) > 0]
+    tensors = [name for name in switched.tensors if by_method[DEFAULT_METHOD].get(name, 0) > 0]
     probes = _probes(images_bgr_u8, reference)
     wanted = [probe.reference for probe in probes]
 
@@ -102,13 +83,15 @@ def choose_ranges(
         given = [switched.run(probe.image_bgr_u8, name, by_method[method][name]) for probe in probes]
         return relative_error(wanted, given, scale)
 
-    errors = {name: {DEFAULT: error(name, DEFAULT)} for name in track(tensors, "rounding each tensor alone")}
+    errors = {
+        name: {DEFAULT_METHOD: error(name, DEFAULT_METHOD)} for name in track(tensors, "rounding each tensor alone")
+    }
     for name in track(_worth_it(errors), "trying other ranges"):
         for method in _different({method: largest[name] for method, largest in by_method.items()}):
             errors[name][method] = error(name, method)
-    chosen = {name: _best(errors[name]) if name in errors else DEFAULT for name in histograms}
+    chosen = {name: _best(errors[name]) if name in errors else DEFAULT_METHOD for name in histograms}
     largest = {name: by_method[method][name] for name, method in chosen.items()}
-    return Ranges(largest, "auto", percentile, chosen)
+    return Ranges(largest, "per-tensor", percentile, chosen)
 
 
 class Switched:
@@ -194,14 +177,14 @@ def relative_error(reference: Sequence[EngineOutput], outputs: Sequence[EngineOu
 
 def _worth_it(errors: Mapping[str, Mapping[FixedMethod, float]]) -> list[str]:
     """The tensors with the greatest default errors, as many as cause all but NEGLIGIBLE of the sum."""
-    order = sorted(errors, key=lambda name: -errors[name][DEFAULT])
-    sums = np.cumsum([errors[name][DEFAULT] for name in order])
+    order = sorted(errors, key=lambda name: -errors[name][DEFAULT_METHOD])
+    sums = np.cumsum([errors[name][DEFAULT_METHOD] for name in order])
     return order[: int(np.searchsorted(sums, (1 - NEGLIGIBLE) * sums[-1])) + 1] if order and sums[-1] > 0 else []
 
 
 def _different(largest: Mapping[FixedMethod, float]) -> list[FixedMethod]:
     """The methods but the default whose range is none that is there already."""
-    kept: list[FixedMethod] = [DEFAULT]
+    kept: list[FixedMethod] = [DEFAULT_METHOD]
     for method, reach in largest.items():
         if reach > 0 and all(abs(reach / largest[other] - 1) > ALIKE for other in kept):
             kept.append(method)
@@ -210,4 +193,4 @@ def _different(largest: Mapping[FixedMethod, float]) -> list[FixedMethod]:
 
 def _best(errors: Mapping[FixedMethod, float]) -> FixedMethod:
     best = min(errors, key=lambda method: errors[method])
-    return best if errors[best] < (1 - LEAST_GAIN) * errors[DEFAULT] else DEFAULT
+    return best if errors[best] < (1 - LEAST_GAIN) * errors[DEFAULT_METHOD] else DEFAULT_METHOD
