@@ -135,8 +135,14 @@ def is_done(cell: Cell, settings: Settings, out: Path) -> bool:
         "options": settings.options,
         "size_hw": list(settings.preprocess.size_hw),
         "tile_hw": None if tile_hw is None else list(tile_hw),
+        "teacher": Path(cell.teacher).name,
+        "int8": settings.int8,
     }
-    if other := [f"{name} {found[name]} and not {value}" for name, value in asked.items() if found[name] != value]:
+    teacher = found["teacher"]["name"]
+    if cell.teacher == "imagenet" and teacher.startswith("imagenet-"):  # it is recorded with its backbone
+        teacher = cell.teacher
+    made = {**found, "teacher": teacher, "int8": "int8" in found["precisions"]}
+    if other := [f"{name} {made[name]} and not {value}" for name, value in asked.items() if made[name] != value]:
         raise OptionError(
             f"{file} was made with {', '.join(other)}",
             expected="cells of the same settings in one table",

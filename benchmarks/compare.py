@@ -1,7 +1,7 @@
 """Which model for my part: train, export, evaluate and time several on one folder of photographs.
 
 folder of the comparison
-    MODEL/          a run, with part.segrd, part.html (the export's report) and result.json
+    MODEL/          a run, with part.segrd, the export's reports (part.html, part.report.json) and result.json
     compare.json    everything, and the recommendation
     compare.html    the same as a page
 

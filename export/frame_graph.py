@@ -25,9 +25,8 @@ moves 6 and 9 % of the pixels by one level. TF32, off unless a build asks for it
 sums: at worst the former. Little would be gained, as most of the step is reading the frame.
 
 Cost of 2048×2448 → 256²: 0.3 GMACs, 1.6 letterboxed (214 rows), 4.4 for 1943×2591, whose sizes share no divisor with
-256; 60 MB of device memory for the float32 frame. No GPU was at hand; CPU times, which say nothing about one's (ONNX
-Runtime against OpenCV, one thread of a shared 2.5 GHz Xeon, medians): 122 ms against 84, letterboxed 228 against 94,
-1943×2591 681 against 141. On a CPU, `Preprocess.resize` is the better way.
+256; 60 MB of device memory for the float32 frame. No GPU was at hand. On a CPU `Preprocess.resize` is the better way:
+this takes 2 to 18 times as long in OpenVINO (benchmarks/results/README.md, by `benchmarks.resize`).
 """
 
 from __future__ import annotations

@@ -144,9 +144,16 @@ def finer(manifest: Manifest) -> str:
             f"tried, but by its work is only {second.speedup:.1f} times as fast as fp32."
         )
     return (
-        f"add --max-score-shift {drift['score_mean'] / 2:.1g} to the command that made this bundle: half of what INT8 "
-        "moves the calibration frames' scores by now, for some of its speed."
+        f"add --max-score-shift {drift['score_mean'] / 2:.1g} to the command that made this bundle"
+        f"{_instead(manifest)}: half of what INT8 moves the calibration frames' scores by now, for some of its speed."
     )
+
+
+def _instead(manifest: Manifest) -> str:
+    """A scope that was asked for has to go, since no limit changes it; one that was not is tried after "all"."""
+    record = manifest.calibration
+    was_asked = record is not None and record.scope != "all" and list(record.drift) == [record.scope]
+    return f" in place of --int8-scope {record.scope}" if record is not None and was_asked else ""
 
 
 def second_try(manifest: Manifest) -> str:

@@ -156,6 +156,7 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
         accuracy.main(
             tmp_path / "data",
             model=["adps"],
+            teacher="folder/x",
             label="x",
             category=["bottle", "fabric01"],
             seed=[0],
@@ -165,11 +166,19 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
         )
     assert ran == ["x-bottle-seed0", "x-fabric01-seed0"]
     again = partial(
-        accuracy.main, tmp_path / "data", model=["adps"], label="x", category=["bottle"], out=tmp_path / "out"
+        accuracy.main,
+        tmp_path / "data",
+        teacher="x",
+        model=["adps"],
+        label="x",
+        category=["bottle"],
+        out=tmp_path / "out",
     )
     for options, what in (
         ({"minutes": 5}, "minutes 8.0 and not 5"),
         ({"size": "320"}, r"size_hw \[256, 256\] and not"),
+        ({"teacher": "edge"}, "teacher x and not edge"),
+        ({"int8": False}, "int8 True and not False"),
     ):
         with pytest.raises(OptionError, match=rf"x-bottle-seed0.json was made with .*{what}"):
             again(**{"minutes": 8} | options)

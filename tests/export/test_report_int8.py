@@ -158,6 +158,12 @@ def test_what_to_do_about_it(make: Any) -> None:
     assert second_try(manifest) == second_try(after()) == ""
     assert "the first turned 2 of 12 verdicts on the held-out and test images" in second_try(after(is_taken=True))
     assert finer(after(is_taken=True)).startswith("add --max-score-shift 0.004")
+    for drift, added in (
+        ({"head": {}}, " in place of --int8-scope head: half"),  # it alone was tried, so it was asked for
+        ({"all": {}, "head": {}}, " to the command that made this bundle: half"),
+    ):
+        scoped = manifest.calibration.model_copy(update={"scope": "head", "drift": drift})
+        assert added in finer(manifest.model_copy(update={"calibration": scoped}))
     planned = manifest.calibration.model_copy(update={"scope": "plan"})  # which no limit changes
     assert finer(manifest.model_copy(update={"calibration": planned})).startswith("put more of it in float in the plan")
 
