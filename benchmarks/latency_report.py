@@ -44,7 +44,7 @@ class ContenderLatency:
     cpu_ms: float  # processor time per inspection, all cores together
     total: Distribution
     stages: dict[str, Distribution]  # preprocess, engine, postprocess, other; their means add up to the total's
-    bare: Distribution  # the engine alone on a prepared network image
+    bare: Distribution  # the engine alone, right behind the resize of its frame
     resize: Distribution  # the resize from frame to network size alone, in the same turns
     overhead: Overhead
     speedup: float | None  # how many times as fast as the reference, by medians

@@ -4,10 +4,12 @@ A turn leaves nothing of the turn before: it waits until the other engine's thre
 own engine twice untimed, because the weights of two engines do not fit into the caches together (an untouched cache
 costs the first call half as much again, the second a fifth). Then it takes two samples in the order
 
-    inspection, bare engine call, resize, bare engine call, inspection
+    inspection, (resize, bare engine call), (resize, bare engine call), inspection
 
-so that a slow drift adds to both kinds alike. From round to round everything is reversed, and every second round
-another contender begins.
+so that a slow drift adds to both kinds alike. The bare call comes behind a resize, as it does inside an inspection:
+what the resize costs the engine, whose threads it lets fall asleep and whose data it takes out of the caches, is no
+cost of the Detector's code. From round to round everything is reversed, and every second round another contender
+begins.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter, process_time
+from typing import TypeVar
 
 import numpy as np
 
 from segrd_edge.errors import OptionError
-from segrd_edge.preprocess import Preprocess
 
 from .contenders import STAGES, Contender, Pixels, Sample
 from .distribution import Distribution
@@ -29,6 +31,7 @@ from .latency_report import ContenderLatency, Overhead, ScoreDifference
 
 SAMPLES_PER_ROUND = 2
 _UNTIMED_RUNS = 2
+_T = TypeVar("_T")
 
 
 def check_seconds(seconds: float | None) -> None:
@@ -73,8 +76,12 @@ class ContenderLog:
         self.samples.append(sample)
         self.latest[number] = sample
 
-    def run_bare(self, frame: Pixels, image: Pixels) -> None:
-        self.bare_ms.append(_timed_ms(lambda: self.contender.run_bare(frame, image)))
+    def run_bare(self, frame: Pixels) -> None:
+        """The engine alone, right behind the resize of its frame; both are timed."""
+        image, resize_ms = _timed_ms(lambda: self.contender.preprocess.resize(frame))
+        _, bare_ms = _timed_ms(lambda: self.contender.run_bare(frame, image))
+        self.resize_ms.append(resize_ms)
+        self.bare_ms.append(bare_ms)
 
     def summarise(self, reference: ContenderLog | None) -> ContenderLatency:
         """The figures, relative to `reference`."""
@@ -123,7 +130,6 @@ class Session:
         self.logs: list[ContenderLog] = []
         self.other_cpu: list[float | None] = []  # per round
         self._frames = frames
-        self._images: dict[Preprocess, list[Pixels]] = {}  # the frames, as each preprocessing resizes them
 
     def add(self, load: Callable[[], Contender]) -> Contender:
         """Load a contender and let it inspect its first frame.
@@ -136,9 +142,6 @@ class Session:
         load_ms = (perf_counter() - start) * 1e3
         first_ms = contender.inspect(self._frames[0]).total_ms
         after = rss_mib()
-        preprocess = contender.preprocess
-        if preprocess not in self._images:
-            self._images[preprocess] = [preprocess.resize(frame) for frame in self._frames]
         grown = None if memory is None or after is None else after - memory
         self.logs.append(ContenderLog(contender, load_ms, first_ms, grown))
         return contender
@@ -153,22 +156,19 @@ class Session:
             self.other_cpu.append(other.since_last())
 
     def _turn(self, log: ContenderLog, number: int, backwards: bool) -> None:
-        preprocess = log.contender.preprocess
-        frame, image = self._frames[number], self._images[preprocess][number]
+        frame = self._frames[number]
+        image = log.contender.preprocess.resize(frame)
         wait_until_idle()
         for _ in range(_UNTIMED_RUNS):
             log.contender.run_bare(frame, image)
-        steps = [partial(log.inspect, number, frame), partial(log.run_bare, frame, image)]
+        steps = [partial(log.inspect, number, frame), partial(log.run_bare, frame)]
         if backwards:
             steps.reverse()
-        for step in steps:
-            step()
-        log.resize_ms.append(_timed_ms(lambda: preprocess.resize(frame)))
-        for step in reversed(steps):
+        for step in [*steps, *reversed(steps)]:
             step()
 
 
-def _timed_ms(step: Callable[[], object]) -> float:
+def _timed_ms(step: Callable[[], _T]) -> tuple[_T, float]:
     start = perf_counter()
-    step()
-    return (perf_counter() - start) * 1e3
+    result = step()
+    return result, (perf_counter() - start) * 1e3
