@@ -48,7 +48,7 @@ def main(
     data: Annotated[Path | None, typer.Option(help="Where the run's photographs are now.")] = None,
     count: Annotated[int, typer.Option(help="Calibration frames.")] = 64,
     scope: Annotated[list[str] | None, typer.Option(help="What INT8 covers; repeatable; default all.")] = None,
-    method: Annotated[str, typer.Option(help="How scales are found.")] = "auto",
+    method: Annotated[str, typer.Option(help="How scales are found.")] = "percentile",
     out: Annotated[Path, typer.Option(help="The JSON file to write.")] = Path("calibration-frames.json"),
 ) -> None:
     """Calibrate twice, evaluate on the run's test photographs, write the figures."""

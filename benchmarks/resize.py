@@ -81,7 +81,7 @@ def measure(frame_hw: tuple[int, int], channels: int, size: int, rounds: int, th
         return preprocess.resize(frame)
 
     ways = {"plain": plain, "ours": ours}
-    if channels == 3:
+    if channels == 3 and machine.package_version("openvino") is not None:
         ways["engine"] = _in_engine(frame, preprocess, threads)
     wanted = plain().astype(int)
     differing = max(int(np.abs(wanted - way()).max()) for way in ways.values())

@@ -101,7 +101,9 @@ def build(network: Network, path: Path, options: Mapping[str, Any] | None = None
     model: Any = create_model(config).eval()
     fp32 = build_deploy_graph(export_core(model, preprocess.size_hw), preprocess, model.map_spec)
     pictures = _noise(preprocess.size_hw)
-    int8 = calibrate(fp32, [_frame(picture) for picture in pictures], Int8Settings(scope="all", improve=())).model
+    int8 = calibrate(
+        fp32, [_frame(picture) for picture in pictures], Int8Settings(method="percentile", scope="all", improve=())
+    ).model
     graphs: dict[Precision, ExportGraph] = {"fp32": for_processor(fp32), "int8": for_processor(int8)}
     members = {graph_file(name): graph.model.SerializeToString() for name, graph in graphs.items()}
     golden = npz(golden_outputs(graphs, pictures, preprocess))

@@ -19,7 +19,7 @@ from .fine_tuning import FineTuning, larger
 from .frames import CalibrationFrame
 from .improve import levelled, with_corrected_biases
 from .ladder import HEAD, PLAN, SCOPES, Attempt, Choice, choose_plan, tried, usable_scopes
-from .methods import BETTER, METHODS, Shown, by_methods, choose_method
+from .methods import BETTER, METHODS, Shown, by_methods, choose_method, each_method
 from .per_tensor import choose_ranges
 from .plan import Plan
 from .progress import Said, Track, untracked
@@ -48,9 +48,7 @@ class Calibration:
     speedup: float | None  # fp32's time over INT8's, measured; only where the budget asks for one that is in reach
     largest: dict[str, float]  # largest magnitude of every activation that was observed, whatever INT8 clips
     method_trials: dict[FixedMethod, Drift]  # with everything in INT8, where the way to find scales was chosen
-    by_method: dict[
-        RangesMethod, Drift
-    ]  # of the plan, by the way to find scales: the taken one first, others if wanted
+    by_method: dict[RangesMethod, Drift]  # of the plan by ways to find scales, the taken one first
     other_ranges: Mapping[FixedMethod, Ranges]  # of the other ways in `by_method`
     reference: Sequence[EngineOutput]  # what the float graph gave for the frames, and drift is measured from
     fine_tuning: FineTuning | None = None  # where there was one, whether it was taken or not
@@ -61,7 +59,7 @@ class Calibration:
 
     @property
     def plan(self) -> Plan:
-        return self.choice.taken.plan
+        return replace(self.choice.taken.plan, scales=self.ranges.method)
 
     @property
     def drift(self) -> Drift:
@@ -188,23 +186,23 @@ def calibrate(
     equalised, largest = equalise(model, everything, observed.channel_largest)
     reference = observed.outputs if reference is None else reference
     scale, truth = Scale.of(model, reference), Truth.of(frames, threshold)
-    never_clipped = {**_read_by_head(equalised, everything, observed), **largest}
-    shown = Shown(observed.histograms, settings.percentile, never_clipped, {**observed.largest, **largest})
+    unclipped = {**_read_by_head(equalised, everything, observed), **largest}
+    shown = Shown(observed.histograms, settings.percentile, unclipped, {**observed.largest, **largest})
     engine = processor_engine() if engine == "auto" else engine
     trial = Trial(equalised, shown.ranges(DEFAULT_METHOD), images, reference, scale, truth, engine)
     method_trials: dict[FixedMethod, Drift] = {}
-    if settings.method == "per-tensor":  # it knows what clipping costs, of the head too
+    method = given.scales if given and given.scales and settings.method == "auto" else settings.method
+    if method == "per-tensor":
         ranges = choose_ranges(
             equalised, everything, shown.histograms, shown.percentile, images, observed.outputs, scale, track=track
         )
-        ranges = replace(ranges, largest={**ranges.largest, **largest}, reach=dict(shown.reach))
-    elif settings.method == "auto":
-        method, method_trials = choose_method(trial, everything, budget, shown, track=track)
-        shifts = ", ".join(f"{name} {drift.score_mean:.4f}" for name, drift in method_trials.items())
-        said(f"scales by {method} (mean |Δscore| with everything in INT8: {shifts})")
-        ranges = shown.ranges(method)
+        unclipped = largest  # it knows what clipping costs, of the head too
+        ranges = replace(ranges, largest={**ranges.largest, **unclipped}, reach=dict(shown.reach))
+    elif method == "auto":
+        ranges, method_trials = choose_method(trial, everything, shown, track=track)
+        said(f"scales by {ranges.method}: with everything in INT8, {each_method(method_trials)}")
     else:
-        ranges = shown.ranges(settings.method)
+        ranges = shown.ranges(method)
     trial = replace(trial, ranges=ranges)
     if "rounding" in improve:
         widest = everything if settings.scope == "auto" else everything.only(*SCOPES[settings.scope])
@@ -231,7 +229,7 @@ def calibrate(
         ranges=ranges,
         improved=[name for name in improve if name != "bias" or trial.model is not equalised],
         equalised=list(observed.channel_largest),
-        unclipped=list(largest if ranges.method == "per-tensor" else never_clipped),
+        unclipped=list(unclipped),
         choice=choice,
         budget=budget,
         speedup=_speedup(model, quantised, trial, choice, budget),

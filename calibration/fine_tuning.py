@@ -55,7 +55,8 @@ def nearer(plain: Calibration, tuned: Calibration, minutes: float, steps: int) -
         return replace(plain, fine_tuning=record)
     attempts = {**plain.choice.attempts, plain.scope: tuned.choice.taken}
     largest = larger(plain.largest, tuned.largest)  # float16 has to do for the float graph and for this one
-    return replace(tuned, choice=replace(plain.choice, attempts=attempts), largest=largest, fine_tuning=record)
+    choice = replace(plain.choice, attempts=attempts)
+    return replace(tuned, choice=choice, method_trials=plain.method_trials, largest=largest, fine_tuning=record)
 
 
 def larger(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:

@@ -6,9 +6,8 @@
                  one way for all tensors: `ranges.to_ranges`
     per-tensor   for each tensor the one of the four that moves the output least: `per_tensor.choose_ranges`
 
-No way is the best for all networks. On trained ones with everything in INT8 mse moves the scores of distance models
-half as far as a percentile, and those of ADPS twice as far (benchmarks/results/README.md); entropy and max cost some
-of them a hundredth of pixel AP. The histograms are there already, so that a way costs one trial.
+No way is the best for all networks (benchmarks/results/README.md, "Calibration frames and methods"). The histograms
+are there already, so that a way costs one trial.
 """
 
 from __future__ import annotations
@@ -45,21 +44,28 @@ class Shown:
 
 
 def choose_method(
-    trial: Trial, everything: Plan, budget: Budget, shown: Shown, *, track: Track = untracked
-) -> tuple[FixedMethod, dict[FixedMethod, Drift]]:
-    """The method for the whole network, and what each does to `everything` on some of the trial's frames.
+    trial: Trial, everything: Plan, shown: Shown, *, track: Track = untracked
+) -> tuple[Ranges, dict[FixedMethod, Drift]]:
+    """Ranges by the method for the whole network, and what each does to `everything` on some of the trial's frames.
 
-    It is the same whatever part of `everything` is then quantised, so that a replayed plan gets the same scales.
+    It does not depend on what part of `everything` is then quantised, nor on the limits that are asked for. By scores
+    and maps alone: the pairs of so few frames come in steps that are too coarse.
     """
     tried = by_methods(trial.on(METHOD_FRAMES), everything, shown, METHODS, "trying ways to find scales", track=track)
-    drifts = {method: drift for method, (_, drift) in tried.items()}
-    return min(drifts, key=lambda method: budget.noise(drifts[method])), drifts
+    best = min(tried, key=lambda method: Budget().noise(tried[method][1]))
+    return tried[best][0], {method: drift for method, (_, drift) in tried.items()}
+
+
+def each_method(trials: Mapping[FixedMethod, Drift]) -> str:
+    """What every method did, by the two figures that it is chosen by, in a line."""
+    figures = ", ".join(f"{name} {d.score_mean:.4f} and {d.map_cosine_mean:.4f}" for name, d in trials.items())
+    return f"mean |Δscore| and mean map cosine are {figures}"
 
 
 def by_methods(
     trial: Trial, plan: Plan, shown: Shown, methods: Sequence[FixedMethod], what: str, *, track: Track = untracked
 ) -> dict[FixedMethod, tuple[Ranges, Drift]]:
-    """Method → its ranges, with the trial's rounded weights, and the drift of `plan` with them.
+    """Method → its ranges, with the weights as the trial rounds them, and the drift of `plan` with them.
 
     Args:
         what: this is, for a progress bar.

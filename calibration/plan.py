@@ -1,8 +1,9 @@
 """Which convolutions run in INT8, which do not, and why: the part of a calibration that people argue about.
 
-As JSON a plan has every convolution by name, and one says otherwise by editing it:
+As JSON a plan has every convolution by name, and one says otherwise by editing it. With the way to find scales that it
+was made with, it gives the same graph again, whatever limits and processor it is replayed with:
 
-    {"skips": "float", "teacher.conv1": {"float": "teacher.conv1 alone moves the score by 0.012"},
+    {"skips": "float", "scales": "mse", "teacher.conv1": {"float": "teacher.conv1 alone moves the score by 0.012"},
      "teacher.layer1.0.conv1": {"two-term": "…"}, "teacher.layer1.0.conv2": "int8", …}
 """
 
@@ -15,16 +16,17 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import onnx
 
 from segrd_edge.errors import OptionError
 
 from .graph import read_graph
+from .ranges import RangesMethod
 from .rules import ELIGIBILITY, WEIGHTED_OPS
 
-_INT8, _TWO_TERM, _FLOAT, _SKIPS = "int8", "two-term", "float", "skips"
+_INT8, _TWO_TERM, _FLOAT, _SKIPS, _SCALES = "int8", "two-term", "float", "skips", "scales"
 _SHOWN = 4
 
 
@@ -36,6 +38,7 @@ class Plan:
     left_float: Mapping[str, str]  # name → reason
     two_term: Mapping[str, str] = field(default_factory=dict)  # of `quantised`, as in `rules.two_terms`: name → reason
     float_skips: bool = False  # what skips residual blocks stays float, see `rules.residual_skip`
+    scales: RangesMethod | None = None  # the way to find them that it was made with; None: choose one
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Plan:
@@ -77,11 +80,12 @@ class Plan:
         return self.narrowed(frozenset(self.quantised) - self.two_term.keys(), self.two_term)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: the skips, then names in alphabetical order."""
+        """As JSON has it: the skips, the way to find scales, then names in alphabetical order."""
         split: dict[str, Any] = dict.fromkeys(self.quantised, _INT8)
         for choice, reasons in ((_TWO_TERM, self.two_term), (_FLOAT, self.left_float)):
             split.update((name, {choice: why}) for name, why in reasons.items())
-        return {_SKIPS: _FLOAT if self.float_skips else _INT8, **dict(sorted(split.items()))}
+        scales = {} if self.scales is None else {_SCALES: self.scales}
+        return {_SKIPS: _FLOAT if self.float_skips else _INT8, **scales, **dict(sorted(split.items()))}
 
     def write(self, path: str | Path) -> None:
         """Write `to_dict` as a plan.json, one line per name."""
@@ -101,7 +105,7 @@ class Plan:
                 none; INT8 for what the rules leave in float.
         """
         self._check_names(choices, source)
-        read = {name: _read(name, choice, source) for name, choice in choices.items() if name != _SKIPS}
+        read = {name: _read(name, choice, source) for name, choice in choices.items() if name not in (_SKIPS, _SCALES)}
         left_float, two_term = (
             {name: why for name, (choice, why) in read.items() if choice == wanted} for wanted in (_FLOAT, _TWO_TERM)
         )
@@ -111,11 +115,12 @@ class Plan:
                 fix=f'write {{"float": "…"}} for {", ".join(refused[:_SHOWN])}',
             )
         quantised = tuple(name for name in self.quantised if name not in left_float)
-        return Plan(quantised, left_float, two_term, _read_skips(choices[_SKIPS], source))
+        scales = _read_scales(choices[_SCALES], source) if _SCALES in choices else None
+        return Plan(quantised, left_float, two_term, _read_skips(choices[_SKIPS], source), scales)
 
     def _check_names(self, choices: Iterable[str], source: str) -> None:
         known = {_SKIPS, *self.quantised, *self.left_float}
-        given = set(choices)
+        given = set(choices) - {_SCALES}
         if unknown := sorted(given - known):
             near = get_close_matches(unknown[0], known, n=3) or sorted(known)[:3]
             raise OptionError(
@@ -155,6 +160,8 @@ def read_choices(path: str | Path) -> dict[str, Any]:
     for name, choice in choices.items():
         if name == _SKIPS:
             _read_skips(choice, source)
+        elif name == _SCALES:
+            _read_scales(choice, source)
         else:
             _read(name, choice, source)
     return choices
@@ -188,3 +195,13 @@ def _read_skips(choice: Any, source: str) -> bool:
     if choice not in (_INT8, _FLOAT):
         raise OptionError(f"{source} has {choice!r} for the skips", expected='"int8" or "float"')
     return bool(choice == _FLOAT)
+
+
+def _read_scales(choice: Any, source: str) -> RangesMethod:
+    if choice not in get_args(RangesMethod):
+        raise OptionError(
+            f"{source} has {choice!r} for the scales",
+            expected=" or ".join(f'"{name}"' for name in get_args(RangesMethod)),
+            fix=f'take "{_SCALES}" out to have them chosen',
+        )
+    return cast(RangesMethod, choice)

@@ -110,8 +110,11 @@ def build_graphs(
         if tune is not None:
             said("fine-tuning for INT8")
             tuned = tune(calibration.model)
-            # What each block does alone was found before, and `nearer` keeps it.
-            same_plan = replace(settings, scope="auto", plan=calibration.plan.to_dict(), each_block=False)
+            # What each block does alone was found before, and `nearer` keeps it, as it does the methods' trials. The
+            # plan brings its way to find scales, with which the fine-tune was done.
+            same_plan = replace(
+                settings, scope="auto", method="auto", plan=calibration.plan.to_dict(), each_block=False
+            )
             other = on_frames(tuned.graph, settings=same_plan, reference=calibration.reference)
             calibration = nearer(calibration, other, tuned.minutes, tuned.steps)
             said(str(calibration.fine_tuning))

@@ -193,8 +193,14 @@ def _method(record: CalibrationRecord) -> str:
         name = names.get(record.method, record.method)
         if not record.method_trials:
             return name
-        shifts = ", ".join(f"{method} {number(d['score_mean'])}" for method, d in record.method_trials.items())
-        return f"{name}, the way that moves scores and maps least with everything in INT8 (mean |Δscore|: {shifts})"
+        figures = ", ".join(
+            f"{method} {number(drift['score_mean'])} and {number(drift['map_cosine_mean'])}"
+            for method, drift in record.method_trials.items()
+        )
+        return (
+            f"{name}, the way that moves scores and maps least with everything in INT8 (mean |Δscore| and mean map "
+            f"cosine: {figures})"
+        )
     counts = Counter(record.tensor_methods.values()).most_common()
     shares = ", ".join(f"{names.get(method, method)} for {plural(count, 'tensor')}" for method, count in counts)
     return f"{record.method}, by what each does to the output: {shares}"

@@ -75,6 +75,7 @@ def test_two_terms_and_float_skips_go_to_json_and_back(model: onnx.ModelProto) -
         ({"stem": "int4"}, "has 'int4' for stem"),
         ({"stem": {"float": "", "int8": ""}}, 'for stem\nexpected: "int8", {"two-term": "why"} or'),
         ({"head.out": {"two-term": ""}}, "head.out in INT8, which cannot be: 1 output channels, fewer than 16"),
+        ({"scales": "median"}, "has 'median' for the scales\nexpected: \"percentile\" or"),
         ({"skips": "two-term"}, 'has \'two-term\' for the skips\nexpected: "int8" or "float"'),
         ({"head.out": "int8"}, "head.out in INT8, which cannot be: 1 output channels, fewer than 16"),
         ({"stem": None}, "has None for stem"),
@@ -105,6 +106,7 @@ def test_a_plan_of_another_network_or_half_a_plan(model: onnx.ModelProto) -> Non
         ("[1]", "holds a list"),
         ('{"stem": "int4"}', "has 'int4' for stem"),
         ('{"stem": "int8", "skips": {"float": ""}}', "has {'float': ''} for the skips"),
+        ('{"stem": "int8", "scales": "auto"}', "has 'auto' for the scales"),
     ],
 )
 def test_a_file_that_is_no_plan(tmp_path: Path, text: str, message: str) -> None:

@@ -110,12 +110,13 @@ def test_whether_int8_is_safe_is_said_of_each_graph_that_has_it(
 def test_a_fine_tuned_graph_is_calibrated_in_every_way_and_its_blocks_are_not_measured_again(
     model: onnx.ModelProto, frames: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[bool] = []
+    asked: list[tuple[bool, str, int]] = []
     calibrate = station.calibrate
 
     def watched(*args: Any, settings: Int8Settings, **options: Any) -> Any:
-        asked.append(settings.each_block)
-        return calibrate(*args, settings=settings, **options)
+        found = calibrate(*args, settings=settings, **options)
+        asked.append((settings.each_block, found.ranges.method, len(found.method_trials)))
+        return found
 
     monkeypatch.setattr(station, "calibrate", watched)
     monkeypatch.setattr(station, "nearer", lambda plain, tuned, *spent: tuned)
@@ -123,7 +124,8 @@ def test_a_fine_tuned_graph_is_calibrated_in_every_way_and_its_blocks_are_not_me
     tune = lambda int8_graph: Tuned(model, 1.0, 1)  # noqa: E731
     _, calibration = build_graphs(model, PREPROCESS, CPU, frames, int8=True, settings=settings, tune=tune)
     assert calibration is not None
-    assert asked == [True, False]
+    method = asked[0][1]  # the fine-tune was done with its scales
+    assert asked == [(True, method, 4), (False, method, 0)]
     assert set(calibration.by_method) == {"percentile", "max", "entropy", "mse"}
 
 

@@ -255,11 +255,14 @@ def test_methods_of_calibration_are_counted() -> None:
     )
     alone = CalibrationRecord.model_validate({**fields, "method": "mse", "percentile": None, "equalised": []})
     assert _calibration(alone, None, {})["method"] == "mse"
-    trials = {"percentile": {"score_mean": 0.0204}, "mse": {"score_mean": 0.0121}}
+    trials = {
+        "percentile": {"score_mean": 0.0101, "map_cosine_mean": 0.95},
+        "mse": {"score_mean": 0.0121, "map_cosine_mean": 0.99},
+    }
     chosen = alone.model_copy(update={"method_trials": trials})
     assert _calibration(chosen, None, {})["method"] == (
         "mse, the way that moves scores and maps least with everything in INT8 "
-        "(mean |Δscore|: percentile 0.0204, mse 0.0121)"
+        "(mean |Δscore| and mean map cosine: percentile 0.0101 and 0.9500, mse 0.0121 and 0.9900)"
     )
 
 

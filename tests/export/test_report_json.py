@@ -43,6 +43,7 @@ def with_record(result: ExportResult) -> ExportResult:
     record = CalibrationRecord.model_validate({
         **result.manifest.calibration.model_dump(), "sensitivity": blocks,
         "two_term": [{"node": "head.b", "reason": "alone it moves too much"}],
+        "method_trials": {"percentile": DRIFT},
         "drift_by_method": {"percentile": DRIFT, "max": {**DRIFT, "score_mean": 0.0088}},
         "metrics_by_method": {"max": OTHER}, "budget": Budget().to_dict(), "int8_share": 0.8,
     })  # fmt: skip
@@ -177,7 +178,7 @@ def test_its_names_stay(make: Any, tmp_path: Path) -> None:
         "verdict_changes", "aims", "drift", "is_safe", "parity",
     ]  # fmt: skip
     assert list(values["calibration"]) == [
-        "frames", "method", "percentile", "scope", "limits", "int8_share", "two_term_share", "speedup",
+        "frames", "method", "percentile", "method_trials", "scope", "limits", "int8_share", "two_term_share", "speedup",
         "second_try", "methods", "plans", "sensitivity",
     ]  # fmt: skip
     documented = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text(encoding="utf-8")
