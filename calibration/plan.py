@@ -1,7 +1,7 @@
 """Which convolutions run in INT8, which do not, and why: the part of a calibration that people argue about.
 
 As JSON a plan has every convolution by name, and one says otherwise by editing it. With the way to find scales that it
-was made with, it gives the same graph again, whatever limits and processor it is replayed with:
+was made with, it gives the same graph again, whatever limits it is replayed with:
 
     {"skips": "float", "scales": "mse", "teacher.conv1": {"float": "teacher.conv1 alone moves the score by 0.012"},
      "teacher.layer1.0.conv1": {"two-term": "…"}, "teacher.layer1.0.conv2": "int8", …}
