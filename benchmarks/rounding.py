@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,9 +73,10 @@ def measure(
     graphs = {FP32: graph}
     for name, plan in ways(Plan.of(graph)).items():
         console.print(f"quantising: {name}", markup=False)
+        by_plan = Int8Settings(plan=plan.to_dict(), method="percentile")  # one way to find scales for all of them
         nearest, made = (
             calibrate(graph, frames, settings, threshold=threshold, cache=ObservationCache(), track=track)
-            for settings in (Int8Settings(plan=plan.to_dict(), improve=()), Int8Settings(plan=plan.to_dict()))
+            for settings in (replace(by_plan, improve=()), by_plan)
         )
         graphs[name] = made.model
         shares = {"int8_share": made.int8_share, "two_term_share": made.two_term_share}
