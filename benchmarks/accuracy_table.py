@@ -70,7 +70,8 @@ def _int8_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any]) -> lis
         "",
         f"The aims: at most {MOST_AUROC_LOST} image AUROC and {MOST_AP_LOST} pixel AP lost, at most {MOST_TURNED:.0%} "
         f"of the test images with another verdict (each precision with its own threshold), at least {LEAST_SPEEDUP} "
-        "times as fast, medians of one interleaved run. Work is the share of the multiply-accumulates in INT8.",
+        "times as fast, medians of one interleaved run. Work is the share of the multiply-accumulates in INT8. Where "
+        "the first calibration turned more than that, it is said what a second, for half the shift, made of it.",
         "",
         "| model | category | seed | scope | work | Δ image AUROC | Δ pixel AP | other verdicts | × as fast | misses |",
         "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |",
@@ -89,6 +90,9 @@ def _int8_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any]) -> lis
         missed = [name if found else f"{name}: not measured" for name, found in aims.items() if found is not False]
         refused = "" if cell["default_precision"] == "int8" else " (fp32 stays the default)"
         turned = "–" if changes["test"] is None else f"{changes['test']} of {changes['test_frames']}"
+        if second := int8.get("second_try"):
+            outcome = "not taken, " if not second["is_taken"] else ""
+            turned += f" ({outcome}second try: {second['turned']}, not {second['turned_before']})"
         fields = [
             cell["label"], cell["category"], str(cell["seed"]), int8["scope"] + refused, f"{int8['share']:.0%}",
             _signed(auroc), _signed(ap), turned, "–" if speedup is None else f"{speedup:.2f}",
@@ -156,7 +160,7 @@ def _label_table(label: str, cells: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         f"## {label}",
         "",
-        f"{budget} {settings} nothing selected on the test images. Exported {exported}.",
+        f"{budget} {settings} no weights selected on the test images. Exported {exported}.",
         "",
         "INT8 covers what its row names. Where it moves the score on the calibration frames beyond the limit, the "
         "bundle keeps fp32 as its default, and the INT8 row is what was refused.",

@@ -103,11 +103,15 @@ def describe(run: Run, exported: ExportResult) -> Record:
 
 def _int8(exported: ExportResult, calibration: Calibration) -> Record:
     """What of the network it covers, and what it changes: on the calibration frames, and of the verdicts."""
-    changes = exported.manifest.graphs["int8"].verdict_changes
+    changes, record = exported.manifest.graphs["int8"].verdict_changes, exported.manifest.calibration
+    second = None if record is None else record.second_try
     return {
         "scope": calibration.scope,
+        "scales": calibration.ranges.method,
         "share": round(calibration.int8_share, 4),
+        "two_term_share": round(calibration.two_term_share, 4),
         "verdict_changes": changes and changes.model_dump(),
+        "second_try": second and second.model_dump(),
         **calibration.drift.to_dict(),
     }
 

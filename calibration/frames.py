@@ -1,7 +1,7 @@
 """Which images calibrate: good ones, and good ones with synthetic defects.
 
 Activations on defects are the ones that must not be clipped, and good images do not show them. Real defect images are
-for testing and never used here.
+for testing and never calibrate.
 
 A scale has to cover what the line will show, so the photographs are chosen to differ: each next one is the farthest
 from all chosen before (farthest-point sampling; Gonzalez 1985 shows that no choice of as many leaves any photograph

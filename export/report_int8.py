@@ -161,9 +161,11 @@ def second_try(manifest: Manifest) -> str:
     second = None if manifest.calibration is None else manifest.calibration.second_try
     if second is None or not second.is_taken:
         return ""
+    changes = manifest.graphs["int8"].verdict_changes
+    images = "held-out" if changes is None or changes.test is None else "test"
     return (
         f" This INT8 is the second: the first turned {second.turned_before} of {plural(second.frames, 'verdict')} on "
-        f"the held-out and test images, more than {percent(MOST_TURNED)}, so scores were made to move by "
+        f"the {images} images, more than {percent(MOST_TURNED)}, so scores were made to move by "
         f"{second.score_shift:g} at most, and it turns {second.turned}."
     )
 

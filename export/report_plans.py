@@ -69,14 +69,15 @@ def plans_tried(
 def measure_plans(
     run: Run, calibration: Calibration, evaluation: Evaluation, said: Said = lambda line: None
 ) -> dict[str, PlanMetrics]:
-    """Scope → metrics of its plan on the images of `evaluation`, of those tried and not taken, within MOST_RUNS.
+    """Scope → metrics of its plan on the images of `evaluation`, of those tried and not taken; beyond the first within
+    MOST_RUNS.
 
     None where the weights have been changed for the plan that was taken, as bias correction and fine-tuning do: the
     others were tried with what they were before.
     """
     tuned = calibration.fine_tuning is not None and calibration.fine_tuning.is_taken
     others = [scope for scope in calibration.choice.attempts if scope != calibration.scope]
-    others = others[: MOST_RUNS // len(evaluation.frames)]
+    others = others[: max(1, MOST_RUNS // len(evaluation.frames))]
     if not others or tuned or "bias" in calibration.improved:
         return {}
     said(f"scoring the same images with the plans that were tried: {', '.join(others)}")

@@ -1,9 +1,10 @@
 """INT8 once more, where it turns more verdicts than it should.
 
 The limits that INT8 keeps to are of the calibration frames, and how far scores move says little about verdicts: that
-depends on how many lie near the threshold. So fp32's verdicts on the held-out and the test images, right or wrong, have
-the last word. Where INT8 turns more than a hundredth of them, it is calibrated again to move scores half as far, and
-whichever turns fewer is taken.
+depends on how many lie near the threshold. So fp32's verdicts on the test images, right or wrong, have the last word.
+Where INT8 turns more than a hundredth of them, it is calibrated again to move scores half as far, and whichever turns
+fewer is taken. No label is looked at, only whether the two precisions agree; and not at the held-out images, which the
+thresholds of both come from, unless there are no others.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class SecondTry:
     """What a second calibration was asked for, and what became of it."""
 
     score_shift: float  # mean |Δscore| that it was allowed
-    frames: int  # held-out and test images
+    frames: int  # test images; held-out ones where there are none
     turned_before: int  # verdicts of these
     turned: int  # by the second
     speedup: float  # fp32's time over the second's, by its work

@@ -32,12 +32,12 @@ class VerdictChanges:
 
     @property
     def turned(self) -> int:
-        """Verdicts of all frames."""
-        return self.held_out + (self.test or 0)
+        """Verdicts of the test frames; of the held-out ones where there are none."""
+        return self.held_out if self.test is None else self.test
 
     @property
     def frames(self) -> int:
-        return self.held_out_frames + (self.test_frames or 0)
+        return self.held_out_frames if self.test_frames is None else self.test_frames
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

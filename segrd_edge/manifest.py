@@ -183,7 +183,7 @@ class SecondTryRecord(Record):
     """A second calibration, because the first one turned too many verdicts; see export.second_try."""
 
     score_shift: float = Field(ge=0, description="mean |Δscore| that it was allowed")
-    frames: Count = Field(description="held-out and test images")
+    frames: Count = Field(description="test images; held-out ones where there are none")
     turned_before: Count = Field(description="verdicts of these that the first one turned")
     turned: Count = Field(description="and the second")
     speedup: float = Field(gt=0, description="fp32's time over the second's, by its work")

@@ -156,7 +156,7 @@ def test_what_to_do_about_it(make: Any) -> None:
     assert "that turned 1 of 12 verdicts instead of 2 when it was tried, but by its work is only 2.0" in finer(after())
     assert finer(after(turned=2)).startswith("there is nothing to add")
     assert second_try(manifest) == second_try(after()) == ""
-    assert "the first turned 2 of 12 verdicts on the held-out and test images" in second_try(after(is_taken=True))
+    assert "the first turned 2 of 12 verdicts on the held-out images, more" in second_try(after(is_taken=True))
     assert finer(after(is_taken=True)).startswith("add --max-score-shift 0.004")
     for drift, added in (
         ({"head": {}}, " in place of --int8-scope head: half"),  # it alone was tried, so it was asked for
@@ -311,8 +311,11 @@ def test_more_images_than_a_report_may_take_time_for_are_not_scored_again(
 ) -> None:
     run, result = make()
     monkeypatch.setattr(report_plans, "MOST_RUNS", 8)
-    assert measure_plans(run, a_calibration(), result.evaluations["int8"]) == {}
-    assert evaluated == []
+    attempt = a_calibration().choice.attempts["all"]
+    attempts = {"all": attempt, "float-skips": attempt, "search": attempt}
+    many = a_calibration(choice=SimpleNamespace(attempts=attempts))
+    assert list(measure_plans(run, many, result.evaluations["int8"])) == ["all"]  # one is, however many images
+    assert len(evaluated) == 1
 
 
 def test_photographs_that_are_gone_leave_the_plans_without_metrics(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:

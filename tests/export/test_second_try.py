@@ -29,7 +29,8 @@ def calibration(score_mean: float = 0.0086, speedup: float = 3.0, *, is_safe: bo
 
 
 def changes(turned: int, frames: int = 200) -> VerdictChanges:
-    return VerdictChanges(turned // 2, 40, turned - turned // 2, frames - 40, "test photographs")
+    """Of the test images; every held-out one has turned, which does not count beside them."""
+    return VerdictChanges(40, 40, turned, frames, "test photographs")
 
 
 def test_half_of_what_scores_move_by_is_asked_for_where_more_than_a_hundredth_turns() -> None:
@@ -37,6 +38,9 @@ def test_half_of_what_scores_move_by_is_asked_for_where_more_than_a_hundredth_tu
     again = for_second_try(settings, calibration(0.0086), changes(3))
     assert again == replace(settings, budget=Budget(score_shift=0.004, ap_drop=0.02))
     assert for_second_try(settings, calibration(), changes(2)) is None
+    held_out = VerdictChanges(1, 40, None, None, None)  # there is nothing else
+    assert (held_out.turned, held_out.frames) == (1, 40)
+    assert for_second_try(settings, calibration(0.0086), held_out) is not None
 
 
 @pytest.mark.parametrize(
