@@ -6,10 +6,9 @@ costs the first call half as much again, the second a fifth). Then it takes two 
 
     inspection, (resize, bare engine call), (resize, bare engine call), inspection
 
-so that a slow drift adds to both kinds alike. The bare call comes behind a resize, as it does inside an inspection:
-what the resize costs the engine, whose threads it lets fall asleep and whose data it takes out of the caches, is no
-cost of the Detector's code. From round to round everything is reversed, and every second round another contender
-begins.
+so that a slow drift adds to both kinds alike. The bare call comes behind a resize, as it does inside an inspection, so
+that the two differ by the Detector's code and by nothing else. From round to round everything is reversed, and every
+second round another contender begins.
 """
 
 from __future__ import annotations

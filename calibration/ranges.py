@@ -21,7 +21,7 @@ from .histogram import Histogram
 from .progress import Track, untracked
 from .session import GraphSession
 
-FixedMethod = Literal["percentile", "max", "entropy", "mse"]  # one for all; of equals the first
+FixedMethod = Literal["percentile", "max", "entropy", "mse"]  # one for all tensors
 RangesMethod = Literal["percentile", "max", "entropy", "mse", "per-tensor"]  # what ranges can come from
 Method = Literal["auto", "percentile", "max", "entropy", "mse", "per-tensor"]  # what can be asked for
 DEFAULT_METHOD: FixedMethod = "percentile"  # where none was compared

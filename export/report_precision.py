@@ -198,7 +198,7 @@ def _method(record: CalibrationRecord) -> str:
             for method, drift in record.method_trials.items()
         )
         return (
-            f"{name}, the way that moves scores and maps least with everything in INT8 (mean |Δscore| and mean map "
+            f"{name}, the way that moves scores and maps less with everything in INT8 (mean |Δscore| and mean map "
             f"cosine: {figures})"
         )
     counts = Counter(record.tensor_methods.values()).most_common()

@@ -24,7 +24,7 @@ With 2349 of 1,048,576 values on ties or beside them, 0 to 435 levels differed (
 convolution; a script around the tests' graphs; AMD EPYC with AVX2, OpenVINO 2026.4.1, 2026-11-29), and the signed pair
 was off from round(x / s) at least as often. Where s is a power of two, counting from 0 gives just that.
 
-What each brings is in docs/int8.md.
+What they bring together is in docs/int8.md.
 """
 
 from __future__ import annotations

@@ -161,13 +161,13 @@ def test_method_and_percentile_are_passed_on(model: onnx.ModelProto, frames: lis
 def test_the_method_is_what_serves_everything_in_int8_best(
     model: onnx.ModelProto, frames: list[CalibrationFrame]
 ) -> None:
-    """A percentile that clips two fifths of the values is the worst of the four; whatever part is then quantised."""
+    """A percentile that clips two fifths of the values is the worse of the two; whatever part is then quantised."""
     said: list[str] = []
     auto = Int8Settings(scope="all", percentile=60)
     calibration = calibrate(model, frames, auto, said=said.append)
     trials = calibration.method_trials
     best = calibration.ranges.method
-    assert set(trials) == {"percentile", "max", "entropy", "mse"}
+    assert list(trials) == ["percentile", "mse"]
     assert best == min(trials, key=lambda method: Budget().noise(trials[method])) != "percentile"
     assert said[0].startswith(
         f"scales by {best}: with everything in INT8, mean |Δscore| and mean map cosine are percentile 0."
@@ -192,7 +192,7 @@ def test_a_plan_brings_its_way_to_find_scales(model: onnx.ModelProto, frames: li
     without = {name: choice for name, choice in choices.items() if name != "scales"}
     chosen = calibrate(model, frames, replace(replay, plan=without))
     assert chosen.ranges.method != "percentile"
-    assert len(chosen.method_trials) == 4
+    assert len(chosen.method_trials) == 2
 
 
 def test_scopes_that_cannot_work(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:

@@ -142,7 +142,7 @@ def test_fp32s_scores_of_the_calibration_frames_are_not_computed_twice(
 def test_calibration_record(run: Run, result: ExportResult) -> None:
     record = result.manifest.calibration
     assert record is not None
-    assert list(record.method_trials) == ["percentile", "max", "entropy", "mse"]
+    assert list(record.method_trials) == ["percentile", "mse"]
     assert record.method in record.method_trials
     assert record.percentile == (99.99 if record.method == "percentile" else None)
     assert record.tensor_methods == {}  # one method for all

@@ -125,7 +125,7 @@ def test_a_fine_tuned_graph_is_calibrated_in_every_way_and_its_blocks_are_not_me
     _, calibration = build_graphs(model, PREPROCESS, CPU, frames, int8=True, settings=settings, tune=tune)
     assert calibration is not None
     method = asked[0][1]  # the fine-tune was done with its scales
-    assert asked == [(True, method, 4), (False, method, 0)]
+    assert asked == [(True, method, 2), (False, method, 0)]
     assert set(calibration.by_method) == {"percentile", "max", "entropy", "mse"}
 
 
