@@ -190,6 +190,7 @@ def _at_pace(bundle: Path, arrivals: Arrivals, options: dict[str, Any], *, as_js
         table.add_row(name, *cells.values(), style="bold" if name == "latency" else "")
     print_table(table, as_json=as_json)
     console.print(", ".join(line_page.setting(report)), markup=False)
+    console.print("; ".join(f"{name}: {value}" for name, value in line_page.resources(report).items()), markup=False)
     console.print(line_page.headline(report), markup=False)
     _warn(line_page.warnings(report))
     return report.to_dict(), lambda: line_page.render_line_page(report)

@@ -43,6 +43,15 @@ def rows(report: LineReport) -> dict[str, dict[str, str]]:
     }
 
 
+def resources(report: LineReport) -> dict[str, str]:
+    """What a frame takes of the machine, and what else ran on it."""
+    return {
+        "CPU per frame": f"{figures.ms(report.cpu_ms)} ms",
+        "memory": ", ".join(f"{when} {_mib(mib)}" for when, mib in report.rss_mib.items()),
+        "other programs": "unknown" if report.other_cpu is None else f"{report.other_cpu:.0%} of the processor",
+    }
+
+
 def warnings(report: LineReport) -> list[str]:
     """What keeps these figures from being the whole truth."""
     found = []
@@ -75,9 +84,7 @@ def render_line_page(report: LineReport) -> str:
             {
                 **machine_rows(report.environment),
                 "engine": f"{report.engine} {report.engine_version}",
-                "CPU per frame": f"{figures.ms(report.cpu_ms)} ms",
-                "memory": ", ".join(f"{when} {_mib(mib)}" for when, mib in report.rss_mib.items()),
-                "other programs": "unknown" if report.other_cpu is None else f"{report.other_cpu:.0%} of the processor",
+                **resources(report),
                 "measured in": f"{report.duration_s:.0f} s",
             }
         ),
