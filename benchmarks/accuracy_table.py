@@ -91,8 +91,8 @@ def _int8_table(cells: Sequence[dict[str, Any]], latency: dict[str, Any]) -> lis
         refused = "" if cell["default_precision"] == "int8" else " (fp32 stays the default)"
         turned = "–" if changes["test"] is None else f"{changes['test']} of {changes['test_frames']}"
         if second := int8.get("second_try"):
-            outcome = "not taken, " if not second["is_taken"] else ""
-            turned += f" ({outcome}second try: {second['turned']}, not {second['turned_before']})"
+            taken = f"by a second try; the first turned {second['turned_before']}"
+            turned += f" ({taken})" if second["is_taken"] else f" (a second try {second['turned']}, not taken)"
         fields = [
             cell["label"], cell["category"], str(cell["seed"]), int8["scope"] + refused, f"{int8['share']:.0%}",
             _signed(auroc), _signed(ap), turned, "–" if speedup is None else f"{speedup:.2f}",

@@ -109,6 +109,12 @@ def test_int8_is_held_to_its_aims(tmp_path: Path) -> None:
     row = next(line for line in text.splitlines() if line.startswith("| slow | bottle | 0 | head (fp32 stays the"))
     assert row.endswith("| -0.0100 | -0.0200 | 2 of 100 | 2.00 | image AUROC, pixel AP, verdicts, speed |")
     assert "| old | bottle | " not in text
+    for is_taken, said in (
+        (True, "1 of 100 (by a second try; the first turned 3)"),
+        (False, "1 of 100 (a second try 2, not taken)"),
+    ):
+        second = {"turned": 1 if is_taken else 2, "turned_before": 3, "is_taken": is_taken}
+        assert f"| {said} |" in table(tmp_path, cell("rd") | {"int8": {**kept, "second_try": second}})
 
 
 def test_latency_is_measured_category_by_category(
