@@ -11,21 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnx_graphsurgeon as gs
 import typer
 
 from segrd_edge import machine
-from segrd_edge.calibration.graph import write_graph
 from segrd_edge.console import console, emit_json, json_option, new_table, parse_frame_size, print_table, run_command
-from segrd_edge.export.frame_graph import build_frame_graph
 from segrd_edge.preprocess import Preprocess
 
+if TYPE_CHECKING:
+    import onnx
+
+_ENGINE_NEEDS = ("openvino", "onnx-graphsurgeon")  # the runtime alone has neither on every processor
 FRAMES = ("1024x1024", "1920x1200", "2048x2048", "2448x2048", "2592x1944", "4096x3000")
 
 
@@ -81,7 +81,7 @@ def measure(frame_hw: tuple[int, int], channels: int, size: int, rounds: int, th
         return preprocess.resize(frame)
 
     ways = {"plain": plain, "ours": ours}
-    if channels == 3 and machine.package_version("openvino") is not None:
+    if channels == 3 and all(machine.package_version(name) is not None for name in _ENGINE_NEEDS):
         ways["engine"] = _in_engine(frame, preprocess, threads)
     wanted = plain().astype(int)
     differing = max(int(np.abs(wanted - way()).max()) for way in ways.values())
@@ -103,6 +103,8 @@ def _in_engine(frame: npt.NDArray[np.uint8], preprocess: Preprocess, threads: in
     """The resize of the frame graph, by OpenVINO; what it returns has the layout of an image."""
     import openvino
 
+    from segrd_edge.export.frame_graph import build_frame_graph
+
     graph = build_frame_graph(_to_planes(preprocess.size_hw), preprocess, (frame.shape[0], frame.shape[1]))
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     core = openvino.Core()
@@ -113,6 +115,11 @@ def _in_engine(frame: npt.NDArray[np.uint8], preprocess: Preprocess, threads: in
 
 def _to_planes(size_hw: Sequence[int]) -> onnx.ModelProto:
     """A deploy graph that is nothing but its beginning: uint8 pixels to float32 planes."""
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    from segrd_edge.calibration.graph import write_graph
+
     image = gs.Variable("image", np.uint8, (1, *size_hw, 3))
     pixels, planes = gs.Variable("pixels", np.float32), gs.Variable("planes", np.float32, (1, 3, *size_hw))
     given = gs.Node("Cast", "cast", {"to": onnx.TensorProto.FLOAT}, [image], [pixels])

@@ -152,8 +152,9 @@ def finer(manifest: Manifest) -> str:
 def _instead(manifest: Manifest) -> str:
     """A scope that was asked for has to go, since no limit changes it; one that was not is tried after "all"."""
     record = manifest.calibration
-    was_asked = record is not None and record.scope != "all" and list(record.drift) == [record.scope]
-    return f" in place of --int8-scope {record.scope}" if record is not None and was_asked else ""
+    if record is None or record.scope == "all" or list(record.drift) != [record.scope]:
+        return ""
+    return f" in place of --int8-scope {record.scope}"
 
 
 def second_try(manifest: Manifest) -> str:
