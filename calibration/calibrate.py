@@ -19,8 +19,7 @@ from .fine_tuning import FineTuning, larger
 from .frames import CalibrationFrame
 from .improve import levelled, with_corrected_biases
 from .ladder import HEAD, PLAN, SCOPES, Attempt, Choice, choose_plan, tried, usable_scopes
-from .methods import BETTER, METHODS, Shown, by_methods, choose_method, each_method
-from .per_tensor import choose_ranges
+from .methods import BETTER, METHODS, Shown, by_methods, each_method, find_ranges
 from .plan import Plan
 from .progress import Said, Track, untracked
 from .quantise import quantise, tensors_to_calibrate
@@ -42,7 +41,6 @@ class Calibration:
     ranges: Ranges
     improved: list[str]  # the improvements that were made, of those asked for: `calibration.improve`
     equalised: list[str]  # activations whose channels were levelled, see `calibration.equalise`
-    unclipped: list[str]  # activations that no method clips: those, and the others that the head reads
     choice: Choice  # of the plan
     budget: Budget
     speedup: float | None  # fp32's time over INT8's, measured; only where the budget asks for one that is in reach
@@ -184,31 +182,33 @@ def calibrate(
     concatenated = concatenations(model, everything)
     observed = observe(model, tensors, images, by_channel=concatenated, also=also, cache=cache, track=track)
     equalised, largest = equalise(model, everything, observed.channel_largest)
+    shown = Shown(
+        observed.histograms,
+        settings.percentile,
+        equalised=largest,
+        head=_read_by_head(equalised, everything, observed),
+        reach={**observed.largest, **largest},
+        outputs=observed.outputs,
+    )
     reference = observed.outputs if reference is None else reference
-    scale, truth = Scale.of(model, reference), Truth.of(frames, threshold)
-    unclipped = {**_read_by_head(equalised, everything, observed), **largest}
-    shown = Shown(observed.histograms, settings.percentile, unclipped, {**observed.largest, **largest})
-    engine = processor_engine() if engine == "auto" else engine
-    trial = Trial(equalised, shown.ranges(DEFAULT_METHOD), images, reference, scale, truth, engine)
-    method_trials: dict[FixedMethod, Drift] = {}
+    trial = Trial(
+        equalised,
+        shown.ranges(DEFAULT_METHOD),
+        images,
+        reference,
+        Scale.of(model, reference),
+        Truth.of(frames, threshold),
+        processor_engine() if engine == "auto" else engine,
+    )
     method = given.scales if given and given.scales and settings.method == "auto" else settings.method
-    if method == "per-tensor":
-        ranges = choose_ranges(
-            equalised, everything, shown.histograms, shown.percentile, images, observed.outputs, scale, track=track
-        )
-        unclipped = largest  # it knows what clipping costs, of the head too
-        ranges = replace(ranges, largest={**ranges.largest, **unclipped}, reach=dict(shown.reach))
-    elif method == "auto":
-        ranges, method_trials = choose_method(trial, everything, shown, track=track)
+    ranges, method_trials = find_ranges(trial, everything, shown, method, track=track)
+    if method_trials:
         said(f"scales by {ranges.method}: with everything in INT8, {each_method(method_trials)}")
-    else:
-        ranges = shown.ranges(method)
-    trial = replace(trial, ranges=ranges)
     if "rounding" in improve:
         widest = everything if settings.scope == "auto" else everything.only(*SCOPES[settings.scope])
         some = trial.on(ROUNDING_FRAMES).images_bgr_u8
         ranges = replace(ranges, weights=round_weights(equalised, (given or widest).quantised, some, track=track))
-        trial = replace(trial, ranges=ranges)
+    trial = replace(trial, ranges=ranges)
     choice = (
         _try(trial, given) if given else choose_plan(trial, everything, settings.scope, budget, said=said, track=track)
     )
@@ -229,7 +229,6 @@ def calibrate(
         ranges=ranges,
         improved=[name for name in improve if name != "bias" or trial.model is not equalised],
         equalised=list(observed.channel_largest),
-        unclipped=list(unclipped),
         choice=choice,
         budget=budget,
         speedup=_speedup(model, quantised, trial, choice, budget),

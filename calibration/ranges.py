@@ -40,6 +40,7 @@ class Ranges:
     percentile: float | None = None
     chosen: dict[str, FixedMethod] = field(default_factory=dict)  # by tensor, where the method is "per-tensor"
     reach: dict[str, float] = field(default_factory=dict)  # the same as `largest`, clipped nowhere: for two terms
+    unclipped: tuple[str, ...] = ()  # tensors that are clipped nowhere, whatever the method
     weights: dict[str, npt.NDArray[np.int8]] = field(default_factory=dict)  # by convolution, where not the nearest
 
 

@@ -129,7 +129,7 @@ def _calibration(
         "tensor_methods": calibration.ranges.chosen,
         "method_trials": {method: drift.to_dict() for method, drift in calibration.method_trials.items()},
         "equalised": calibration.equalised,
-        "unclipped": calibration.unclipped,
+        "unclipped": list(calibration.ranges.unclipped),
         "scope": calibration.scope,
         "drift": {scope: drift.to_dict() for scope, drift in calibration.trials.items()},
         "drift_by_method": {method: drift.to_dict() for method, drift in calibration.by_method.items()},
