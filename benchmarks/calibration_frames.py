@@ -163,7 +163,7 @@ def _exceeded(graph: onnx.ModelProto, made: Calibration, images: Sequence[Any]) 
     known = {tensor.name for tensor in graph.graph.value_info}
     names = [name for name in made.ranges.largest if name in known]  # the float graph has none that were levelled
     seen = observe(graph, [], images, also=names, cache=ObservationCache()).largest
-    ratios = [seen[name] / made.largest[name] for name in names if made.largest[name] > 0]
+    ratios = [seen[name] / made.prepared.largest[name] for name in names if made.prepared.largest[name] > 0]
     return {
         "with_a_scale": len(names),
         "exceeded_by_defects": sum(ratio > 1 for ratio in ratios),

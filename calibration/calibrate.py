@@ -7,28 +7,26 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from segrd_edge.engines import EngineOutput, processor_engine
-from segrd_edge.errors import OptionError
+from segrd_edge.engines import EngineOutput
 
 from .blocks import blocks_of
 from .budget import Budget
 from .cache import ObservationCache
-from .drift import Drift, Scale, Truth
-from .equalise import concatenations, equalise
-from .fine_tuning import FineTuning, larger
+from .drift import Drift
+from .fine_tuning import FineTuning
 from .frames import CalibrationFrame
-from .improve import levelled, with_corrected_biases
-from .ladder import HEAD, PLAN, SCOPES, Attempt, Choice, choose_plan, tried, usable_scopes
-from .methods import BETTER, METHODS, Shown, by_methods, each_method, find_ranges
+from .improve import with_corrected_biases
+from .ladder import PLAN, Attempt, Choice, choose_plan, tried
+from .methods import BETTER, METHODS, by_methods
 from .plan import Plan
+from .prepare import Prepared, prepare
 from .progress import Said, Track, untracked
-from .quantise import quantise, tensors_to_calibrate
-from .ranges import DEFAULT_METHOD, FixedMethod, Observed, Ranges, RangesMethod, observe
+from .quantise import quantise
+from .ranges import FixedMethod, Ranges, RangesMethod
 from .sensitivity import Sensitivity, measure_sensitivity
 from .settings import DEFAULT_SETTINGS, Int8Settings
 from .speed import measure_speedup
 from .trial import Trial
-from .weight_rounding import ROUNDING_FRAMES, round_weights
 
 
 @dataclass(frozen=True)
@@ -37,19 +35,27 @@ class Calibration:
 
     model: onnx.ModelProto
     float_model: onnx.ModelProto  # that it was made of: what was asked for, levelled and with corrected biases
-    frames: Sequence[CalibrationFrame]
-    ranges: Ranges
+    prepared: Prepared
     improved: list[str]  # the improvements that were made, of those asked for: `calibration.improve`
-    equalised: list[str]  # activations whose channels were levelled, see `calibration.equalise`
     choice: Choice  # of the plan
     budget: Budget
     speedup: float | None  # fp32's time over INT8's, measured; only where the budget asks for one that is in reach
-    largest: dict[str, float]  # largest magnitude of every activation that was observed, whatever INT8 clips
-    method_trials: dict[FixedMethod, Drift]  # with everything in INT8, where the way to find scales was chosen
     by_method: dict[RangesMethod, Drift]  # of the plan by ways to find scales, the taken one first
     other_ranges: Mapping[FixedMethod, Ranges]  # of the other ways in `by_method`
-    reference: Sequence[EngineOutput]  # what the float graph gave for the frames, and drift is measured from
     fine_tuning: FineTuning | None = None  # where there was one, whether it was taken or not
+
+    @property
+    def frames(self) -> Sequence[CalibrationFrame]:
+        return self.prepared.frames
+
+    @property
+    def ranges(self) -> Ranges:
+        return self.prepared.trial.ranges
+
+    @property
+    def reference(self) -> Sequence[EngineOutput]:
+        """What the float graph gave for the frames, and drift is measured from."""
+        return self.prepared.trial.reference
 
     @property
     def scope(self) -> str:
@@ -169,107 +175,65 @@ def calibrate(
         track: wraps frames and trials, for a progress bar.
 
     Raises:
-        OptionError: as `asked_of`.
+        OptionError: as `prepare.asked_of`.
         ExportError: the network gives NaN or infinity.
     """
-    everything, given = asked_of(model, settings)
-    budget, improve = settings.budget, settings.improve
-    images = [frame.image_bgr_u8 for frame in frames]
-    before: dict[str, float] = {}  # float16 has to do for the graph that is not levelled, too
-    if "levels" in improve:
-        model, before = levelled(model, everything, images, also, cache=cache, track=track)
-    tensors = tensors_to_calibrate(model, *_plans(model, everything, given))
-    concatenated = concatenations(model, everything)
-    observed = observe(model, tensors, images, by_channel=concatenated, also=also, cache=cache, track=track)
-    equalised, largest = equalise(model, everything, observed.channel_largest)
-    shown = Shown(
-        observed.histograms,
-        settings.percentile,
-        equalised=largest,
-        head=_read_by_head(equalised, everything, observed),
-        reach={**observed.largest, **largest},
-        outputs=observed.outputs,
+    prepared = prepare(
+        model,
+        frames,
+        settings,
+        threshold=threshold,
+        engine=engine,
+        also=also,
+        reference=reference,
+        cache=cache,
+        said=said,
+        track=track,
     )
-    reference = observed.outputs if reference is None else reference
-    trial = Trial(
-        equalised,
-        shown.ranges(DEFAULT_METHOD),
-        images,
-        reference,
-        Scale.of(model, reference),
-        Truth.of(frames, threshold),
-        processor_engine() if engine == "auto" else engine,
-    )
-    method = given.scales if given and given.scales and settings.method == "auto" else settings.method
-    ranges, method_trials = find_ranges(trial, everything, shown, method, track=track)
-    if method_trials:
-        said(f"scales by {ranges.method}: with everything in INT8, {each_method(method_trials)}")
-    if "rounding" in improve:
-        widest = everything if settings.scope == "auto" else everything.only(*SCOPES[settings.scope])
-        some = trial.on(ROUNDING_FRAMES).images_bgr_u8
-        ranges = replace(ranges, weights=round_weights(equalised, (given or widest).quantised, some, track=track))
-    trial = replace(trial, ranges=ranges)
+    return within(prepared, settings.budget, compare_methods=compare_methods, said=said, track=track)
+
+
+def within(
+    prepared: Prepared,
+    budget: Budget,
+    *,
+    compare_methods: bool = False,
+    said: Said = lambda line: None,
+    track: Track = untracked,
+) -> Calibration:
+    """The INT8 graph that keeps to the limits of `budget`, whatever those in the settings are: as `calibrate` has it.
+
+    Plans that were tried on `prepared` before are not tried again.
+    """
+    settings, trial, everything = prepared.settings, prepared.trial, prepared.everything
     choice = (
-        _try(trial, given) if given else choose_plan(trial, everything, settings.scope, budget, said=said, track=track)
+        _try(trial, prepared.given)
+        if prepared.given
+        else choose_plan(trial, everything, settings.scope, budget, said=said, track=track)
     )
     if settings.each_block and not choice.sensitivity:
         choice = replace(choice, sensitivity=_each_block(trial, everything, choice.taken.plan, track))
-    if "bias" in improve:  # only now: corrected biases are wrong where a block alone is in INT8
+    if "bias" in settings.improve:  # only now: corrected biases are wrong where a block alone is in INT8
         trial, choice = with_corrected_biases(trial, choice, budget, track=track)
-    taken = choice.taken
+    has_new_biases = trial is not prepared.trial
+    taken, ranges = choice.taken, trial.ranges
     quantised = quantise(trial.model, ranges, taken.plan)
     others: dict[FixedMethod, tuple[Ranges, Drift]] = {}
-    if compare_methods and trial.model is equalised:  # corrected biases are corrected for the taken method's scales
+    if compare_methods and not has_new_biases:  # they are corrected for the taken method's scales
         rest = [method for method in METHODS if method != ranges.method]
-        others = by_methods(trial, taken.plan, shown, rest, "comparing ways to find scales", track=track)
+        what = "comparing ways to find scales"
+        others = by_methods(trial, taken.plan, prepared.shown, rest, what, track=track)
     return Calibration(
         model=quantised,
         float_model=trial.model,
-        frames=frames,
-        ranges=ranges,
-        improved=[name for name in improve if name != "bias" or trial.model is not equalised],
-        equalised=list(observed.channel_largest),
+        prepared=prepared,
+        improved=[name for name in settings.improve if name != "bias" or has_new_biases],
         choice=choice,
         budget=budget,
-        speedup=_speedup(model, quantised, trial, choice, budget),
-        method_trials=method_trials,
+        speedup=_speedup(prepared.asked, quantised, trial, choice, budget),
         by_method={ranges.method: taken.drift, **{method: drift for method, (_, drift) in others.items()}},
         other_ranges={method: found for method, (found, _) in others.items()},
-        largest=larger({**observed.largest, **largest}, before),
-        reference=reference,
     )
-
-
-def asked_of(model: onnx.ModelProto, settings: Int8Settings) -> tuple[Plan, Plan | None]:
-    """Everything that may run in INT8, and the plan in the settings where there is one.
-
-    Raises:
-        OptionError: a plan that does not fit the graph, or a scope that it has no layers for.
-    """
-    everything = Plan.of(model)
-    if settings.plan is None:
-        usable_scopes(model, everything, settings.scope)
-        return everything, None
-    given = everything.edited(settings.plan, settings.plan_source)
-    if not given.quantised:
-        raise OptionError(
-            f"{settings.plan_source} leaves every convolution in float", fix="export without INT8 (--no-int8)"
-        )
-    return everything, given
-
-
-def _read_by_head(model: onnx.ModelProto, everything: Plan, observed: Observed) -> dict[str, float]:
-    """Largest magnitudes of what the head's convolutions read. There the rare large values are the defects: on four
-    trained ADPS clipping them moved the scores by two to four times as much, on three DeSTSegs by as much as not."""
-    read = tensors_to_calibrate(model, everything.only(*HEAD))
-    return {name: observed.largest[name] for name in read if name in observed.largest}
-
-
-def _plans(model: onnx.ModelProto, everything: Plan, given: Plan | None) -> list[Plan]:
-    """Every plan that may be tried, or such that together ask for the same ranges."""
-    why = dict.fromkeys(everything.quantised, "one block at a time")
-    alone = [everything.narrowed(block.nodes, why) for block in blocks_of(model, everything)]
-    return [everything, *alone, *([given] if given else [])]
 
 
 def _try(trial: Trial, plan: Plan) -> Choice:

@@ -54,9 +54,12 @@ def nearer(plain: Calibration, tuned: Calibration, minutes: float, steps: int) -
     if not is_taken:
         return replace(plain, fine_tuning=record)
     attempts = {**plain.choice.attempts, plain.scope: tuned.choice.taken}
-    largest = larger(plain.largest, tuned.largest)  # float16 has to do for the float graph and for this one
-    choice = replace(plain.choice, attempts=attempts)
-    return replace(tuned, choice=choice, method_trials=plain.method_trials, largest=largest, fine_tuning=record)
+    prepared = replace(
+        tuned.prepared,
+        method_trials=plain.prepared.method_trials,
+        largest=larger(plain.prepared.largest, tuned.prepared.largest),  # float16 has to do for both float graphs
+    )
+    return replace(tuned, prepared=prepared, choice=replace(plain.choice, attempts=attempts), fine_tuning=record)
 
 
 def larger(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:

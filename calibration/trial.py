@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from .quantise import draft
 from .ranges import Ranges
 from .session import run_engine
 
+_Split = tuple[tuple[str, ...], frozenset[str], bool]  # a plan without its reasons: INT8, of these in two terms, skips
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -29,14 +31,27 @@ class Trial:
     scale: Scale
     truth: Truth
     engine: str
+    _known: dict[_Split, Drift] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _parts: dict[int, Trial] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, plan: Plan) -> Drift:
+        """What `plan` does; run once, however often it is asked and for whatever reasons."""
+        split = plan.quantised, frozenset(plan.two_term), plan.float_skips
+        if split not in self._known:
+            self._known[split] = self._run(plan)
+        return self._known[split]
+
+    def _run(self, plan: Plan) -> Drift:
         outputs = list(run_engine(self.engine, draft(self.model, self.ranges, plan), self.images_bgr_u8))
         return measure_drift(self.reference, outputs, self.scale, self.truth)
 
     def on(self, count: int) -> Trial:
         """The same on at most `count` of the images, good ones and such with defects alike, evenly spaced."""
-        chosen = _spread(self.truth, count)
+        if count not in self._parts:
+            self._parts[count] = self._part(_spread(self.truth, count))
+        return self._parts[count]
+
+    def _part(self, chosen: Sequence[int]) -> Trial:
         return Trial(
             self.model,
             self.ranges,

@@ -18,8 +18,9 @@ import onnx
 
 from segrd_edge.bundle import SUFFIX, write_bundle
 from segrd_edge.calibration.cache import ObservationCache
-from segrd_edge.calibration.calibrate import Calibration, asked_of
+from segrd_edge.calibration.calibrate import Calibration
 from segrd_edge.calibration.frames import CalibrationFrame, choose_frames
+from segrd_edge.calibration.prepare import asked_of
 from segrd_edge.calibration.progress import Said, Track, untracked
 from segrd_edge.calibration.settings import DEFAULT_SETTINGS, Int8Settings
 from segrd_edge.errors import ExportError, OptionError
@@ -118,7 +119,7 @@ def export_bundle(
     synthetic = _paint(run, photographs, said) if evaluate and not photographs.test else []
     frames = lru_cache(1)(partial(choose_for, run, photographs.train, settings.frames, track=track))
 
-    def make(settings: Int8Settings, known: Mapping[Precision, Judgement]) -> _Made:
+    def make(settings: Int8Settings, first: _Made | None) -> _Made:
         graphs, calibration = build_graphs(
             float_graph,
             run.preprocess,
@@ -128,10 +129,12 @@ def export_bundle(
             settings=settings,
             threshold=run.threshold["value"],
             tune=_tuner(run, photographs, settings.fine_tune_minutes, said),
+            first=None if first is None else first.calibration,
             cache=cache,
             said=said,
             track=track,
         )
+        known = {} if first is None else first.without_int8
         return _Made(graphs, calibration, _judge_all(run, photographs, synthetic, graphs, calibration, known, said))
 
     made, second = _with_second_try(make, settings, said)
@@ -201,16 +204,21 @@ class _Made:
     judgements: dict[Precision, Judgement]
 
     @property
+    def without_int8(self) -> dict[Precision, Judgement]:
+        """The judgements that no calibration changes."""
+        return {name: found for name, found in self.judgements.items() if name in ("fp32", "fp16")}
+
+    @property
     def changes(self) -> VerdictChanges:
         """Of INT8."""
         return VerdictChanges.between(self.judgements["fp32"], self.judgements["int8"])
 
 
 def _with_second_try(
-    make: Callable[[Int8Settings, Mapping[Precision, Judgement]], _Made], settings: Int8Settings, said: Said
+    make: Callable[[Int8Settings, _Made | None], _Made], settings: Int8Settings, said: Said
 ) -> tuple[_Made, SecondTry | None]:
     """What was made by the settings, or by finer ones where those turn too many verdicts and these fewer."""
-    first = make(settings, {})
+    first = make(settings, None)
     if first.calibration is None or (again := for_second_try(settings, first.calibration, first.changes)) is None:
         return first, None
     limit, turned = again.budget.score_shift, first.changes
@@ -218,10 +226,7 @@ def _with_second_try(
         f"INT8 turns {turned.turned} of {turned.frames} verdicts, more than {MOST_TURNED:.0%}: once more, with scores "
         f"that move by {limit:g} at most"
     )
-    without_int8: dict[Precision, Judgement] = {
-        name: found for name, found in first.judgements.items() if name in ("fp32", "fp16")
-    }
-    second = make(again, without_int8)
+    second = make(again, first)
     assert second.calibration is not None
     found = SecondTry.between(turned, second.changes, second.calibration, limit)
     said(str(found))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx
 
 from segrd_edge.calibration.cache import ObservationCache
-from segrd_edge.calibration.calibrate import Calibration, calibrate
+from segrd_edge.calibration.calibrate import Calibration, calibrate, within
 from segrd_edge.calibration.drift import Drift, Scale, Truth, measure_drift
 from segrd_edge.calibration.fine_tuning import Tuned, nearer
 from segrd_edge.calibration.frames import CalibrationFrame
@@ -66,6 +66,7 @@ def build_graphs(
     settings: Int8Settings = DEFAULT_SETTINGS,
     threshold: float | None = None,
     tune: Tune | None = None,
+    first: Calibration | None = None,
     cache: ObservationCache | None = None,
     said: Said = lambda line: None,
     track: Track = untracked,
@@ -79,6 +80,7 @@ def build_graphs(
         settings: of INT8; its budget says of the mixed graph, too, whether it is safe.
         threshold: of the float graph, which tells how many verdicts INT8 turns.
         tune: fine-tunes the network for its INT8 graph; that one is taken where it comes nearer to the float graph.
+        first: a calibration of the same graph on the same frames; another one differs from it by its limits alone.
         cache: where what the frames show of the float graph is kept.
         track: wraps frames, for a progress bar.
 
@@ -94,7 +96,6 @@ def build_graphs(
     also = tensors_to_observe(float_graph) if target.is_tensorrt else []
     calibration = None
     if int8:
-        said(f"calibrating INT8 on {len(images)} frames")
         on_frames = partial(
             calibrate,
             frames=chosen,
@@ -105,7 +106,11 @@ def build_graphs(
             said=said,
             track=track,
         )
-        calibration = on_frames(float_graph, settings=settings)
+        if first is None:
+            said(f"calibrating INT8 on {len(images)} frames")
+            calibration = on_frames(float_graph, settings=settings)
+        else:
+            calibration = within(first.prepared, settings.budget, compare_methods=True, said=said, track=track)
         said(calibration.decision)
         if tune is not None:
             said("fine-tuning for INT8")
@@ -119,7 +124,7 @@ def build_graphs(
             calibration = nearer(calibration, other, tuned.minutes, tuned.steps)
             said(str(calibration.fine_tuning))
         graphs["int8"] = replace(for_processor(calibration.model), drift=calibration.drift, is_safe=calibration.is_safe)
-        seen = _Seen(images, calibration.largest, calibration.reference, Truth.of(chosen, threshold))
+        seen = _Seen(images, calibration.prepared.largest, calibration.reference, Truth.of(chosen, threshold))
     else:
         said(f"observing activations on {len(images)} frames")
         observed = observe(float_graph, [], images, also=also, cache=cache, track=track)

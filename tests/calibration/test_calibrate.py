@@ -11,13 +11,16 @@ import pytest
 from segrd_edge.calibration import calibrate as station
 from segrd_edge.calibration.blocks import int8_share
 from segrd_edge.calibration.budget import Budget
-from segrd_edge.calibration.calibrate import Calibration, asked_of, calibrate
+from segrd_edge.calibration.calibrate import Calibration, calibrate, within
+from segrd_edge.calibration.drift import Drift
 from segrd_edge.calibration.frames import CalibrationFrame
 from segrd_edge.calibration.graph import read_graph, write_graph
 from segrd_edge.calibration.plan import Plan
+from segrd_edge.calibration.prepare import asked_of
 from segrd_edge.calibration.ranges import observe
 from segrd_edge.calibration.session import run_engine
 from segrd_edge.calibration.settings import Int8Settings
+from segrd_edge.calibration.trial import Trial
 from segrd_edge.errors import OptionError
 
 
@@ -38,7 +41,7 @@ def test_auto_takes_all_where_the_drift_is_small(model: onnx.ModelProto, frames:
     assert calibration.is_safe
     assert calibration.sensitivity == []  # nothing was searched
     assert calibration.int8_share == int8_share(model, calibration.plan)
-    assert calibration.equalised == ["concat.out"]
+    assert calibration.prepared.equalised == ["concat.out"]
     share = f"{calibration.int8_share:.0%} of the multiply-accumulates in INT8"
     assert calibration.decision.startswith(f"scope all, {share} (all: mean |Δscore| 0.0")
 
@@ -47,10 +50,10 @@ def test_one_pass_serves_float16_too(model: onnx.ModelProto, frames: list[Calibr
     calibration = calibrate(model, frames, Int8Settings(method="percentile", percentile=99), also=["stem.out"])
     assert "stem.out" not in calibration.ranges.largest  # it gets no scale
     images = [frame.image_bgr_u8 for frame in frames]
-    assert calibration.largest["stem.out"] == observe(model, [], images, also=["stem.out"]).largest["stem.out"]
+    assert calibration.prepared.largest["stem.out"] == observe(model, [], images, also=["stem.out"]).largest["stem.out"]
     clipped = calibration.ranges.largest["block.conv1.relu.out"]
-    assert calibration.largest["block.conv1.relu.out"] > clipped  # float16 need not clip
-    assert calibration.largest["concat.out.equalised"] == calibration.ranges.largest["concat.out.equalised"]
+    assert calibration.prepared.largest["block.conv1.relu.out"] > clipped  # float16 need not clip
+    assert calibration.prepared.largest["concat.out.equalised"] == calibration.ranges.largest["concat.out.equalised"]
     outputs = list(run_engine("onnxruntime", model, images))
     assert [output.score for output in calibration.reference] == pytest.approx([o.score for o in outputs], abs=1e-6)
 
@@ -165,7 +168,7 @@ def test_the_method_is_what_serves_everything_in_int8_best(
     said: list[str] = []
     auto = Int8Settings(scope="all", percentile=60)
     calibration = calibrate(model, frames, auto, said=said.append)
-    trials = calibration.method_trials
+    trials = calibration.prepared.method_trials
     best = calibration.ranges.method
     assert list(trials) == ["percentile", "mse"]
     assert best == min(trials, key=lambda method: Budget().noise(trials[method])) != "percentile"
@@ -175,9 +178,9 @@ def test_the_method_is_what_serves_everything_in_int8_best(
     laid_down = calibrate(model, frames, replace(auto, method=best))  # type: ignore[arg-type]
     assert laid_down.model.SerializeToString() == calibration.model.SerializeToString()
     head = calibrate(model, frames, replace(auto, scope="head"))
-    assert (head.method_trials, head.ranges.method) == (trials, best)
+    assert (head.prepared.method_trials, head.ranges.method) == (trials, best)
     strict = calibrate(model, frames, replace(auto, budget=Budget(score_shift=1e-5, map_cosine=0.1)))
-    assert (strict.method_trials, strict.ranges.method) == (trials, best)  # limits do not choose
+    assert (strict.prepared.method_trials, strict.ranges.method) == (trials, best)  # limits do not choose
 
 
 def test_a_plan_brings_its_way_to_find_scales(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
@@ -187,12 +190,15 @@ def test_a_plan_brings_its_way_to_find_scales(model: onnx.ModelProto, frames: li
     assert choices["scales"] == "percentile"
     replay = Int8Settings(plan=choices, percentile=60, budget=EVERYTHING_PASSES)
     replayed = calibrate(model, frames, replay)
-    assert (replayed.model.SerializeToString(), replayed.method_trials) == (worst.model.SerializeToString(), {})
+    assert (replayed.model.SerializeToString(), replayed.prepared.method_trials) == (
+        worst.model.SerializeToString(),
+        {},
+    )
     assert calibrate(model, frames, replace(replay, method="max")).ranges.method == "max"
     without = {name: choice for name, choice in choices.items() if name != "scales"}
     chosen = calibrate(model, frames, replace(replay, plan=without))
     assert chosen.ranges.method != "percentile"
-    assert len(chosen.method_trials) == 2
+    assert len(chosen.prepared.method_trials) == 2
 
 
 def test_scopes_that_cannot_work(model: onnx.ModelProto, frames: list[CalibrationFrame]) -> None:
@@ -281,6 +287,33 @@ def test_a_plan_that_is_given_back_gives_the_same_graph(
     assert (again.drift, again.is_safe) == (found.drift, found.is_safe)
 
 
+def test_other_limits_give_what_they_would_have_given_at_first(
+    model: onnx.ModelProto, frames: list[CalibrationFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of it is tried, observed or rounded twice."""
+    tried: list[tuple[int, Plan]] = []
+    run = Trial._run
+
+    def counted(trial: Trial, plan: Plan) -> Drift:
+        tried.append(
+            (len(trial.images_bgr_u8), replace(plan, left_float={}, two_term=dict.fromkeys(plan.two_term, "")))
+        )
+        return run(trial, plan)
+
+    monkeypatch.setattr(Trial, "_run", counted)
+    loose, strict = Budget(score_shift=1e-3), Budget(score_shift=2e-4)
+    first = calibrate(model, frames, Int8Settings(budget=loose, each_block=True), compare_methods=True)
+    before = len(tried)
+    second = within(first.prepared, strict, compare_methods=True)
+    assert (first.scope, second.scope) == ("all", "search")
+    assert [both for both in tried[before:] if both in tried[:before]] == []
+    monkeypatch.undo()
+    anew = calibrate(model, frames, Int8Settings(budget=strict, each_block=True), compare_methods=True)
+    assert second.model.SerializeToString(deterministic=True) == anew.model.SerializeToString(deterministic=True)
+    assert (second.plan, second.budget, second.drift) == (anew.plan, strict, anew.drift)
+    assert (second.trials, second.sensitivity, second.by_method) == (anew.trials, anew.sensitivity, anew.by_method)
+
+
 def test_what_does_not_fit_the_graph_is_refused_by_its_name(model: onnx.ModelProto) -> None:
     everything = Plan.of(model)
     choices, source = everything.to_dict(), "the plan part.plan.json"
@@ -335,7 +368,7 @@ def test_other_ways_to_find_scales_are_tried_on_the_plan(
     calibration = calibrate(model, frames, narrow, compare_methods=True)
     assert list(calibration.by_method) == ["percentile", "max", "entropy", "mse"]
     assert calibration.by_method["percentile"] == calibration.drift
-    assert calibration.method_trials == {}  # it was laid down
+    assert calibration.prepared.method_trials == {}  # it was laid down
     in_two_terms = Plan.of(model).with_float_skips().in_two_terms({"stem": "to see"})
     given = calibrate(model, frames, Int8Settings(plan=in_two_terms.to_dict()), compare_methods=True)
     assert (replace(given.plan, scales=None), len(given.by_method)) == (in_two_terms, 4)

@@ -63,5 +63,9 @@ def test_the_tuned_one_is_taken_under_the_first_ones_scope(plain: Calibration, w
     assert taken.trials[worse.scope] == plain.drift
     assert taken.fine_tuning is not None
     assert taken.fine_tuning.is_taken
-    both = (plain.largest["head.fuse.out"], worse.largest["head.fuse.out"]) if "head.fuse.out" in plain.largest else ()
-    assert not both or taken.largest["head.fuse.out"] == max(both)
+    both = (
+        (plain.prepared.largest["head.fuse.out"], worse.prepared.largest["head.fuse.out"])
+        if "head.fuse.out" in plain.prepared.largest
+        else ()
+    )
+    assert not both or taken.prepared.largest["head.fuse.out"] == max(both)

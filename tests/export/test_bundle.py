@@ -384,7 +384,7 @@ def test_the_method_of_every_tensor_is_recorded_and_nothing_observed_twice(run: 
             run, tmp_path / "b.segrd", settings=replace(each, method="mse"), evaluate=False, cache=cache
         )
     assert again.calibration is not None
-    assert again.calibration.largest == first.calibration.largest
+    assert again.calibration.prepared.largest == first.calibration.prepared.largest
 
 
 def test_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,7 @@ def test_a_fine_tuned_graph_is_calibrated_in_every_way_and_its_blocks_are_not_me
 
     def watched(*args: Any, settings: Int8Settings, **options: Any) -> Any:
         found = calibrate(*args, settings=settings, **options)
-        asked.append((settings.each_block, found.ranges.method, len(found.method_trials)))
+        asked.append((settings.each_block, found.ranges.method, len(found.prepared.method_trials)))
         return found
 
     monkeypatch.setattr(station, "calibrate", watched)
@@ -153,8 +153,8 @@ def test_one_pass_gives_scales_and_ranges(
     graphs, calibration = build_graphs(model, PREPROCESS, Target("tensorrt"), frames, int8=True)
     assert calibration is not None
     wanted = largest_activations(model, images)
-    assert {name: calibration.largest[name] for name in wanted} == wanted
-    assert calibration.largest.keys() - wanted.keys() == {"concat.out.equalised"}
+    assert {name: calibration.prepared.largest[name] for name in wanted} == wanted
+    assert calibration.prepared.largest.keys() - wanted.keys() == {"concat.out.equalised"}
     assert "scope" in calibration.decision
     reasons = graphs["mixed"].kept_fp32
     assert reasons["deploy.normalise"] == "pre- or postprocessing"

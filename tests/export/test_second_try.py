@@ -75,21 +75,27 @@ def test_the_second_is_taken_where_it_turns_fewer_and_is_fast(
 
 def test_the_export_makes_what_turns_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[float] = []
-    scored: list[list[str]] = []
+    given: list[Any] = []
     said: list[str] = []
 
     class Made:
-        def __init__(self, settings: Int8Settings, known: dict[str, str]) -> None:
+        def __init__(self, settings: Int8Settings, first: Any) -> None:
             tried.append(settings.budget.score_shift)
-            scored.append([name for name in ("fp32", "int8") if name not in known])
-            self.judgements = {"fp32": "of fp32", "int8": "of int8"}
+            given.append(first)
             self.calibration = calibration()
             self.changes = changes(4 if settings.budget.score_shift == 0.01 else 0)
 
     made, second = bundle._with_second_try(cast(Any, Made), Int8Settings(), said.append)
     assert tried == [0.01, 0.004]
-    assert scored == [["fp32", "int8"], ["int8"]]
+    assert given[0] is None
+    assert given[1].changes.turned == 4
     assert made.changes.turned == 0
     assert second is not None
     assert second.is_taken
     assert said[0].startswith("INT8 turns 4 of 200 verdicts, more than 1%: once more, with scores that move by 0.004")
+
+
+def test_what_no_calibration_changes_is_not_scored_again() -> None:
+    judgements = {name: f"of {name}" for name in ("fp32", "int8", "fp16", "mixed")}
+    made = bundle._Made({}, None, cast(Any, judgements))
+    assert made.without_int8 == {"fp32": "of fp32", "fp16": "of fp16"}
