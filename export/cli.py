@@ -54,9 +54,9 @@ def command(
     calibration: Annotated[
         str,
         typer.Option(
-            help="How INT8 scales are found: percentile, mse, entropy or max; auto, mse where it moves the results "
-            "clearly less than percentile with everything in INT8, else percentile; or per-tensor, for each tensor the "
-            "one of the four that moves the output least."
+            help="How INT8 scales are found: percentile, mse, entropy or max; auto, the one of the first two that "
+            "moves the results less with everything in INT8; or per-tensor, for each tensor the one of the four that "
+            "moves the output least."
         ),
     ] = "auto",
     int8_scope: Annotated[

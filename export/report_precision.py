@@ -198,8 +198,8 @@ def _method(record: CalibrationRecord) -> str:
             for method, drift in record.method_trials.items()
         )
         return (
-            f"{name}: mse where it moves scores and maps clearly less than a percentile with everything in INT8, else "
-            f"the percentile (mean |Δscore| and mean map cosine: {figures})"
+            f"{name}, the way that moves scores and maps less with everything in INT8 (mean |Δscore| and mean map "
+            f"cosine: {figures})"
         )
     counts = Counter(record.tensor_methods.values()).most_common()
     shares = ", ".join(f"{names.get(method, method)} for {plural(count, 'tensor')}" for method, count in counts)

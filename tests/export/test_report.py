@@ -261,8 +261,8 @@ def test_methods_of_calibration_are_counted() -> None:
     }
     chosen = alone.model_copy(update={"method_trials": trials})
     assert _calibration(chosen, None, {})["method"] == (
-        "mse: mse where it moves scores and maps clearly less than a percentile with everything in INT8, else the "
-        "percentile (mean |Δscore| and mean map cosine: percentile 0.0101 and 0.9500, mse 0.0121 and 0.9900)"
+        "mse, the way that moves scores and maps less with everything in INT8 "
+        "(mean |Δscore| and mean map cosine: percentile 0.0101 and 0.9500, mse 0.0121 and 0.9900)"
     )
 
 
